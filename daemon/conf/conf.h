@@ -1,0 +1,80 @@
+/* conf.h - every option of the server, declared once.
+ *
+ * options.def is the table: field, flag, config-file key, environment name, type, default, range, help group, help text,
+ * since which upstream generation, and whether its feature exists here. CLI parsing (argp), --help, the config file, the
+ * environment, docs/options.md and their tests are all derived from it. Precedence: flag, environment, file, default.
+ * A flag whose feature is not here yet is refused by name; deprecated upstream names are accepted with one warning line.
+ * Source of names and defaults: shared surface reference, section 1.
+ *
+ * Threads: init only; the struct is constant afterwards. Strings belong to the conf.
+ */
+#ifndef DAEMON_CONF_CONF_H
+#define DAEMON_CONF_CONF_H
+
+#include "daemon/base/log.h"
+#include "daemon/base/why.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum conf_hash { CONF_HASH_BLAKE3, CONF_HASH_SHA256_CBOR, CONF_HASH_BUILTIN };
+enum conf_transfer { CONF_TRANSFER_AUTO, CONF_TRANSFER_LMCACHE_DRIVEN, CONF_TRANSFER_ENGINE_DRIVEN };
+enum conf_policy { CONF_LRU, CONF_NOOP, CONF_ISOLATED_LRU };
+
+struct conf {
+	/* MP Server */
+	char *host;          /* "localhost" */
+	uint32_t port;       /* 5555; 0 = any free port, the log line tells (tests) */
+	uint32_t chunk_size; /* 256 tokens */
+	uint32_t max_workers, max_gpu_workers, max_cpu_workers; /* 1; the latter two default to the first */
+	enum conf_hash hash_algorithm;
+	enum conf_transfer supported_transfer_mode; /* S2 names gpu, non_gpu accepted */
+	char *shm_name;      /* NULL: derived from the pid; "": none */
+	char *instance_id;   /* NULL: a random UUID */
+	double worker_reap_timeout_seconds;       /* 120; 0 = off, else >= 30 */
+	double worker_registration_grace_seconds; /* 3600 */
+	uint32_t null_block_id; /* 0 */
+	/* HTTP Frontend */
+	char *http_host; /* "127.0.0.1" */
+	uint32_t http_port; /* 8080; 0 = any free port */
+	bool no_http;
+	/* L1 Memory Manager, L1 Manager TTL */
+	double l1_size_gb; /* GiB; required */
+	bool l1_use_lazy;
+	double l1_init_size_gb; /* 20 */
+	uint32_t l1_align_bytes; /* 4096 */
+	uint32_t l1_write_ttl_seconds, l1_read_ttl_seconds; /* 600, 300 */
+	/* Eviction Policy */
+	enum conf_policy eviction_policy; /* required */
+	double eviction_trigger_watermark, eviction_ratio; /* 0.8, 0.2 */
+	/* Observability */
+	bool disable_observability, disable_metrics, disable_logging;
+	double metrics_sample_rate; /* 0.01 */
+	/* Appliance: options of ours */
+	char *dialect;   /* NULL = recognise; "D5" ... = every peer speaks it */
+	char *state_dir; /* NULL = /var/lib/lmcache-appliance, or $XDG_STATE_HOME/..., or ~/.local/state/... */
+	bool insecure_allow_remote; /* permits a bind address other than loopback */
+	uint32_t max_tokens;        /* tokens of one request; 4 Mi */
+	uint32_t max_message_mb;    /* largest ZMQ message; 512 MiB */
+	bool legacy_metrics;        /* true: also export generation A names */
+	enum log_level log_level;   /* LMCACHE_LOG_LEVEL */
+	/* Where a value came from, by option index (see conf_option_count): 'd', 'f', 'e', 'c'. For dumps. */
+	uint8_t *source;
+};
+
+/* Parses `server`'s arguments (argv[0] is the program's name for messages). Reads --config, then the environment, then the
+ * flags over them. 0; -EINVAL with `why` (exit code 2); 1 when --help or --version was printed. On success the caller owns
+ * the strings: conf_free. Warnings about deprecated names are logged. */
+int conf_parse(int argc, char **argv, struct conf *out, struct why *why);
+void conf_free(struct conf *c);
+
+/* The whole configuration in upstream's three-section JSON shape (surface reference 5.4), caller frees with free(). */
+char *conf_json(const struct conf *c);
+
+/* Writes docs/options.md from the table. */
+void conf_write_docs(FILE *out);
+size_t conf_option_count(void);
+
+#endif

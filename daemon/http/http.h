@@ -1,0 +1,45 @@
+/* http.h - the management door: health, status, metrics, clear, quota. Never on the data path.
+ *
+ * Routes are one table (routes.def): path, method, handler, generation, sentence; docs/http.md and the tests come from it.
+ * Runs on libmicrohttpd's own thread; handlers read snapshots through the host's functions, which any thread may call.
+ * Source: shared surface reference section 2.
+ */
+#ifndef DAEMON_HTTP_HTTP_H
+#define DAEMON_HTTP_HTTP_H
+
+#include "daemon/base/slice.h"
+#include "daemon/base/why.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct metrics;
+struct status;
+struct store_quota;
+
+/* What the server lends to HTTP. Every function may be called from the HTTP thread at any time between start and stop. */
+struct http_host {
+	void *ctx;
+	int (*status)(void *ctx, struct status *out);          /* 0 or -errno; caller runs status_free */
+	uint64_t (*clear)(void *ctx);                          /* objects removed from L1 */
+	bool (*end_session)(void *ctx, struct slice request_id); /* false: unknown */
+	void (*refresh_gauges)(void *ctx);                     /* before /metrics renders */
+	int (*quota_set)(void *ctx, struct slice salt, uint64_t bytes); /* UINT64_MAX removes; 0 or -errno */
+	uint32_t (*quota_list)(void *ctx, struct store_quota *out, uint32_t max);
+	char *(*conf_json)(void *ctx);                         /* free() */
+};
+
+struct http_conf {
+	const char *host;
+	uint16_t port; /* 0 = any */
+	bool metrics;  /* serve /metrics */
+};
+
+struct http;
+
+int http_start(const struct http_conf *conf, const struct http_host *host, struct metrics *metrics, struct http **out,
+               struct why *why);
+uint16_t http_port(const struct http *h);
+void http_stop(struct http *h);
+
+#endif

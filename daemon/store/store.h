@@ -1,0 +1,151 @@
+/* store.h - the L1 tier: slots in the arena, the chunk index, locks, eviction.
+ *
+ * An object is one chunk of one KV rank. Its key is (namespace, chunk hash), where a namespace interns (model, kv_rank,
+ * object group, cache salt). States: absent -> reserved (invisible to lookups, bytes being written) -> readable
+ * (counted locks) -> gone; a readable object that is cleared, deleted or replaced while locked becomes detached: its key
+ * vanishes at once, its bytes live until the last lock goes.
+ *
+ * Locks are owned by whoever took them (a session, a transfer): the store counts, the owner remembers and enforces its
+ * time limit. An object id (store_obj) stays valid while its owner holds a reservation or a lock on it, and not longer.
+ *
+ * Threads: any. One mutex (rank LK_STORE) guards index, slots and eviction lists; every call is a batch, so it is taken once
+ * per request and never during a copy. Calls cost no allocation and no system call, except store_ns_get for a new
+ * namespace and growth of a lazy arena (arena_commit is called without the lock held).
+ * Eviction: by bytes, on demand when a reservation finds no room, and by watermark from store_tick. Never a locked or
+ * reserved object. Within one touched batch the tail goes before the head.
+ * Memory beside the slot: at most 96 bytes per object (index entry 64, slot record 24, bucket 4 to 8).
+ */
+#ifndef DAEMON_STORE_STORE_H
+#define DAEMON_STORE_STORE_H
+
+#include "daemon/base/slice.h"
+#include "daemon/base/why.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct arena;
+
+#define STORE_HASH_BYTES 32
+
+typedef uint32_t store_obj; /* 0 = none */
+typedef uint32_t store_ns;  /* 0 = none */
+
+struct store_hash {
+	uint8_t b[STORE_HASH_BYTES]; /* shorter hashes are zero-padded */
+};
+
+enum store_policy { STORE_LRU, STORE_NOOP, STORE_ISOLATED_LRU };
+
+/* Told about life-cycle facts of sampled objects; called with the store's lock held: must be quick and not call back. */
+struct store_observer {
+	void *ctx;
+	void (*evicted)(void *ctx, double lifetime_s, double idle_s);
+	void (*reused)(void *ctx, double gap_s);
+};
+
+struct store_conf {
+	struct arena *arena; /* borrowed until store_destroy */
+	enum store_policy policy;
+	double trigger_watermark; /* of the arena's bytes; 0 < w <= 1 */
+	double eviction_ratio;    /* share of the used bytes evicted per triggered tick */
+	uint32_t align;           /* slot alignment and granularity: a power of two >= 4096 */
+	uint32_t max_objects;     /* 0 = arena bytes / align, at most 2^31 */
+	double sample_rate;       /* share of objects observed, chosen by key */
+	struct store_observer observer;
+};
+
+struct store;
+
+int store_create(const struct store_conf *conf, struct store **out, struct why *why);
+void store_destroy(struct store *s);
+
+/* ---- namespaces ---------------------------------------------------------------------------------------------- */
+
+/* Finds or makes the namespace and takes a reference; 0 when the table is full (65536) or memory is out. A namespace goes
+ * away with its last reference and last object. `salt_id` groups namespaces for IsolatedLRU. */
+store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
+/* As above without making one: 0 when unknown (then no object can exist). */
+store_ns store_ns_find(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
+void store_ns_put(struct store *s, store_ns ns);
+
+/* ---- writing ------------------------------------------------------------------------------------------------- */
+
+/* Reserves `bytes` for each of n new objects, in order, on the arena range of `node` if it has room, else by spill to
+ * another range. out[i] = 0 for a key that is present or being written by someone else (counted in *present), or for which
+ * no room could be found even after eviction (counted in *refused; when one is refused all later ones are too).
+ * Returns how many were reserved. */
+struct store_reserve_result {
+	uint32_t reserved, present, refused;
+};
+struct store_reserve_result store_reserve(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n,
+                                          uint64_t bytes, int node, uint64_t now_ms, store_obj *out);
+
+/* The slot of an object the caller has reserved or locked. */
+uint64_t store_offset(const struct store *s, store_obj o);
+uint64_t store_bytes(const struct store *s, store_obj o);
+void *store_ptr(const struct store *s, store_obj o);
+
+/* Reserved -> readable (zeros are skipped); or given back. After either the caller no longer owns them. A reservation whose
+ * key was cleared meanwhile is freed by commit, too. Returns how many became readable. */
+uint32_t store_commit(struct store *s, const store_obj *objs, uint32_t n, uint64_t now_ms);
+void store_abort(struct store *s, const store_obj *objs, uint32_t n);
+/* Takes the key away from reservations (write TTL passed): others may store it; the slots stay until commit or abort, since
+ * an engine may still be writing into them. A later commit then frees them and returns 0. */
+void store_disown(struct store *s, const store_obj *objs, uint32_t n);
+
+/* ---- reading ------------------------------------------------------------------------------------------------- */
+
+/* Locks (adds `count` to each) the longest prefix of objects in expansion order: chunk 0 rank 0, chunk 0 rank 1, ...;
+ * ns[r] = 0 is a miss. Only readable objects whose size is `bytes` (0 = any) count. out[] receives the locked objects;
+ * what was locked of an incomplete chunk is included. Returns the number of objects locked. Renews their age. */
+uint32_t store_lock_prefix(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
+                           uint32_t nchunks, uint16_t count, uint64_t bytes, uint64_t now_ms, store_obj *out);
+/* All or nothing, one namespace, count 1: 0, or -ENOENT with the index of the first missing in *missing. */
+int store_lock_all(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n, uint64_t bytes,
+                   uint64_t now_ms, store_obj *out, uint32_t *missing);
+/* Gives back `counts[i]` locks of objs[i] (counts NULL = 1 each; zero objects are skipped). Objects that become free are put
+ * at the young end, tail first. */
+void store_unlock(struct store *s, const store_obj *objs, const uint16_t *counts, uint32_t n, uint64_t now_ms);
+/* Renews the age of what is there of a chain, so that a whole prompt ages together, head last. */
+void store_touch(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes, uint32_t nchunks,
+                 uint64_t now_ms);
+/* How many leading objects a lock_prefix would find; takes nothing. */
+uint32_t store_peek_prefix(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
+                           uint32_t nchunks, uint64_t bytes);
+
+/* ---- housekeeping -------------------------------------------------------------------------------------------- */
+
+/* Drops every key; locked and reserved objects are detached. Returns the number of keys dropped. */
+uint64_t store_clear(struct store *s);
+/* 0, -ENOENT, -EBUSY (locked and not forced). */
+int store_delete(struct store *s, store_ns ns, const struct store_hash *hash, bool force);
+/* Watermark eviction and quotas; call about once a second. Returns the bytes freed. */
+uint64_t store_tick(struct store *s, uint64_t now_ms);
+
+/* IsolatedLRU: soft limits per salt. A salt over its limit is cut back to it at the next tick; under pressure salts without
+ * a quota, then those furthest over theirs, give way first. bytes = UINT64_MAX removes the quota. */
+int store_quota_set(struct store *s, struct slice salt, uint64_t bytes);
+struct store_quota {
+	char salt[132];
+	uint64_t limit_bytes; /* UINT64_MAX = none */
+	uint64_t used_bytes;
+};
+/* Fills up to `max` salts that have a quota or objects; returns how many there are. */
+uint32_t store_quota_list(struct store *s, struct store_quota *out, uint32_t max);
+
+struct store_stats {
+	uint64_t objects, readable, reserved, locked, detached; /* objects = keys present (reserved + readable) */
+	uint64_t used_bytes, total_bytes, committed_bytes, largest_free_bytes;
+	uint64_t lookups, hits, reserves, reserve_present, reserve_refused, commits, aborts, reads_finished;
+	uint64_t evicted_objects, evicted_bytes, evict_ticks, evict_triggered, cleared;
+	uint64_t spill_bytes; /* reserved on another node than asked for */
+	uint64_t index_bytes; /* memory of index and slot records in use */
+};
+void store_stats(struct store *s, struct store_stats *out);
+
+/* Walks every internal invariant (tests; asserts). */
+void store_check(struct store *s);
+
+#endif
