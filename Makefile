@@ -96,4 +96,10 @@ $(foreach m,$(MODULES),$(eval $(call unit_rules,$(m))))
 unit: $(if $(M),$(filter $(BUILD)/tests/unit/$(M)/%,$(UNIT_BINS)),$(UNIT_BINS))
 	@set -e; for t in $^; do echo "== $$t"; $$t; done
 
+# ---- bench programs: tools/bench/<name>_bench.c ---------------------------------------------------------------------
+BENCH_BINS := $(patsubst tools/bench/%.c,$(BUILD)/bench/%,$(wildcard tools/bench/*_bench.c))
+$(BUILD)/bench/%: $(BUILD)/tools/bench/%.o $(call libs_for,tools)
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) $(BENCH_LIBS_$*)
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

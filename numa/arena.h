@@ -17,14 +17,14 @@
 #include <stdint.h>
 
 #define ARENA_MAX_RANGES 64
-#define ARENA_PAGE 4096u
+#define ARENA_PAGE       4096u
 
 struct arena_conf {
 	uint64_t bytes;       /* rounded down to 2 MiB per node range */
 	const char *shm_name; /* NULL: lmcache_l1_pool_<pid>; "": anonymous, engines cannot map it */
 	bool lazy;            /* commit init_bytes now and the rest on demand */
 	uint64_t init_bytes;
-	uint32_t nranges;     /* 0 = one range, node unknown */
+	uint32_t nranges; /* 0 = one range, node unknown */
 	struct {
 		int node; /* OS index; -1 = unknown */
 		uint64_t bytes;

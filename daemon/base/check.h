@@ -7,12 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define check(cond)                                                                                                    \
-	do {                                                                                                           \
-		if (__builtin_expect(!(cond), 0)) {                                                                    \
-			fprintf(stderr, "%s:%d: invariant broken in %s: %s\n", __FILE__, __LINE__, __func__, #cond);   \
-			abort();                                                                                       \
-		}                                                                                                      \
+#define check(cond)                                                                                                  \
+	do {                                                                                                         \
+		if (__builtin_expect(!(cond), 0)) {                                                                  \
+			fprintf(stderr, "%s:%d: invariant broken in %s: %s\n", __FILE__, __LINE__, __func__, #cond); \
+			abort();                                                                                     \
+		}                                                                                                    \
 	} while (0)
 
 #endif

@@ -11,13 +11,13 @@
 
 enum lk_rank {
 	LK_NONE = 0,
-	LK_CONTEXTS,  /* registry of engine contexts (daemon/core) */
-	LK_SESSIONS,  /* sessions and their prefetch jobs (daemon/core) */
-	LK_PREFIX,    /* prefix cache of hashed token lists (daemon/core) */
-	LK_STORE,     /* index, slots, eviction lists (daemon/store) */
-	LK_ARENA,     /* growth of the arena (numa) */
-	LK_QUEUE,     /* a worker's or the control thread's queue */
-	LK_METRICS,   /* label tables of metrics (daemon/http) */
+	LK_CONTEXTS, /* registry of engine contexts (daemon/core) */
+	LK_SESSIONS, /* sessions and their prefetch jobs (daemon/core) */
+	LK_PREFIX,   /* prefix cache of hashed token lists (daemon/core) */
+	LK_STORE,    /* index, slots, eviction lists (daemon/store) */
+	LK_ARENA,    /* growth of the arena (numa) */
+	LK_QUEUE,    /* a worker's or the control thread's queue */
+	LK_METRICS,  /* label tables of metrics (daemon/http) */
 	LK_RANKS
 };
 

@@ -79,7 +79,7 @@ void log_line(enum log_level level, const char *file, int line, const char *fmt,
 	localtime_r(&ts.tv_sec, &tm);
 	len = strftime(buf, sizeof(buf), "[%Y-%m-%d %H:%M:%S", &tm);
 	len += (size_t)snprintf(buf + len, sizeof(buf) - len, ",%03d] LMCache %s: ", (int)(ts.tv_nsec / 1000000),
-	                        level_names[level]);
+				level_names[level]);
 	va_start(ap, fmt);
 	n = vsnprintf(buf + len, cap - len, fmt, ap);
 	va_end(ap);

@@ -21,7 +21,7 @@ int log_level_parse(const char *text, enum log_level *out);
 const char *log_level_name(enum log_level level);
 
 void log_line(enum log_level level, const char *file, int line, const char *fmt, ...)
-        __attribute__((format(printf, 4, 5)));
+	__attribute__((format(printf, 4, 5)));
 
 /* At most one line per `every_ms`; the next line that passes tells how many were dropped. */
 struct log_limit {
@@ -31,14 +31,14 @@ struct log_limit {
 /* True when the caller may log now. `dropped` receives the number suppressed since the last line. */
 bool log_limit_pass(struct log_limit *limit, uint64_t every_ms, uint64_t *dropped);
 
-#define log_at(level, ...)                                                                                             \
-	do {                                                                                                           \
-		if ((level) >= log_get_level())                                                                        \
-			log_line((level), __FILE__, __LINE__, __VA_ARGS__);                                            \
+#define log_at(level, ...)                                                  \
+	do {                                                                \
+		if ((level) >= log_get_level())                             \
+			log_line((level), __FILE__, __LINE__, __VA_ARGS__); \
 	} while (0)
 #define log_error(...) log_at(LOG_LVL_ERROR, __VA_ARGS__)
-#define log_warn(...) log_at(LOG_LVL_WARNING, __VA_ARGS__)
-#define log_info(...) log_at(LOG_LVL_INFO, __VA_ARGS__)
+#define log_warn(...)  log_at(LOG_LVL_WARNING, __VA_ARGS__)
+#define log_info(...)  log_at(LOG_LVL_INFO, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_LVL_DEBUG, __VA_ARGS__)
 
 #endif

@@ -30,6 +30,5 @@ void why_prefix(struct why *why, const char *fmt, ...)
 	va_end(ap);
 	if (n < 0 || (size_t)n >= sizeof(why->text))
 		return;
-	snprintf(why->text + n, sizeof(why->text) - (size_t)n, ": %.*s", (int)(sizeof(why->text) - (size_t)n - 3),
-	         old);
+	snprintf(why->text + n, sizeof(why->text) - (size_t)n, ": %.*s", (int)(sizeof(why->text) - (size_t)n - 3), old);
 }

@@ -31,23 +31,23 @@ struct conf {
 	uint32_t max_workers, max_gpu_workers, max_cpu_workers; /* 1; the latter two default to the first */
 	enum conf_hash hash_algorithm;
 	enum conf_transfer supported_transfer_mode; /* S2 names gpu, non_gpu accepted */
-	char *shm_name;      /* NULL: derived from the pid; "": none */
-	char *instance_id;   /* NULL: a random UUID */
-	double worker_reap_timeout_seconds;       /* 120; 0 = off, else >= 30 */
-	double worker_registration_grace_seconds; /* 3600 */
-	uint32_t null_block_id; /* 0 */
+	char *shm_name;                             /* NULL: derived from the pid; "": none */
+	char *instance_id;                          /* NULL: a random UUID */
+	double worker_reap_timeout_seconds;         /* 120; 0 = off, else >= 30 */
+	double worker_registration_grace_seconds;   /* 3600 */
+	uint32_t null_block_id;                     /* 0 */
 	/* HTTP Frontend */
-	char *http_host; /* "127.0.0.1" */
+	char *http_host;    /* "127.0.0.1" */
 	uint32_t http_port; /* 8080; 0 = any free port */
 	bool no_http;
 	/* L1 Memory Manager, L1 Manager TTL */
 	double l1_size_gb; /* GiB; required */
 	bool l1_use_lazy;
-	double l1_init_size_gb; /* 20 */
-	uint32_t l1_align_bytes; /* 4096 */
+	double l1_init_size_gb;                             /* 20 */
+	uint32_t l1_align_bytes;                            /* 4096 */
 	uint32_t l1_write_ttl_seconds, l1_read_ttl_seconds; /* 600, 300 */
 	/* Eviction Policy */
-	enum conf_policy eviction_policy; /* required */
+	enum conf_policy eviction_policy;                  /* required */
 	double eviction_trigger_watermark, eviction_ratio; /* 0.8, 0.2 */
 	/* Observability */
 	bool disable_observability, disable_metrics, disable_logging;

@@ -20,13 +20,13 @@ struct store_quota;
 /* What the server lends to HTTP. Every function may be called from the HTTP thread at any time between start and stop. */
 struct http_host {
 	void *ctx;
-	int (*status)(void *ctx, struct status *out);          /* 0 or -errno; caller runs status_free */
-	uint64_t (*clear)(void *ctx);                          /* objects removed from L1 */
-	bool (*end_session)(void *ctx, struct slice request_id); /* false: unknown */
-	void (*refresh_gauges)(void *ctx);                     /* before /metrics renders */
+	int (*status)(void *ctx, struct status *out);                   /* 0 or -errno; caller runs status_free */
+	uint64_t (*clear)(void *ctx);                                   /* objects removed from L1 */
+	bool (*end_session)(void *ctx, struct slice request_id);        /* false: unknown */
+	void (*refresh_gauges)(void *ctx);                              /* before /metrics renders */
 	int (*quota_set)(void *ctx, struct slice salt, uint64_t bytes); /* UINT64_MAX removes; 0 or -errno */
 	uint32_t (*quota_list)(void *ctx, struct store_quota *out, uint32_t max);
-	char *(*conf_json)(void *ctx);                         /* free() */
+	char *(*conf_json)(void *ctx); /* free() */
 };
 
 struct http_conf {
@@ -38,7 +38,7 @@ struct http_conf {
 struct http;
 
 int http_start(const struct http_conf *conf, const struct http_host *host, struct metrics *metrics, struct http **out,
-               struct why *why);
+	       struct why *why);
 uint16_t http_port(const struct http *h);
 void http_stop(struct http *h);
 

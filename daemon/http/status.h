@@ -14,10 +14,10 @@
 
 struct status_group {
 	uint32_t engine_group, nlayers, block_size, kv_size, num_heads, head_size;
-	const char *dtype;     /* "bfloat16" */
-	const char *format;    /* "NL_X_TWO_NB_BS_NH_HS" */
+	const char *dtype;  /* "bfloat16" */
+	const char *format; /* "NL_X_TWO_NB_BS_NH_HS" */
 	uint64_t num_blocks;
-	uint32_t *layers;      /* nlayers indices; owned by the snapshot */
+	uint32_t *layers;           /* nlayers indices; owned by the snapshot */
 	uint64_t concrete_shape[8]; /* of the engine's first tensor of the group */
 	uint32_t ndim;
 };
@@ -41,8 +41,8 @@ struct status_context {
 
 struct status_thread {
 	char name[24];
-	int cpu;                /* where it last ran; -1 unknown */
-	int node;               /* node it is pinned to; -1 none */
+	int cpu;  /* where it last ran; -1 unknown */
+	int node; /* node it is pinned to; -1 none */
 	uint32_t queue_depth;
 	double last_progress_s; /* since it last finished something or went idle */
 	bool busy, healthy;
@@ -69,7 +69,7 @@ struct status {
 	struct status_thread *threads;
 	uint32_t nthreads;
 	struct status_peer_counts peers;
-	const char *copy_kernel; /* "avx512-nt" */
+	const char *copy_kernel;   /* "avx512-nt" */
 	const char *arena_backing; /* "shm lmcache_l1_pool_123" */
 };
 

@@ -80,7 +80,7 @@ struct store_reserve_result {
 	uint32_t reserved, present, refused;
 };
 struct store_reserve_result store_reserve(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n,
-                                          uint64_t bytes, int node, uint64_t now_ms, store_obj *out);
+					  uint64_t bytes, int node, uint64_t now_ms, store_obj *out);
 
 /* The slot of an object the caller has reserved or locked. */
 uint64_t store_offset(const struct store *s, store_obj o);
@@ -101,19 +101,19 @@ void store_disown(struct store *s, const store_obj *objs, uint32_t n);
  * ns[r] = 0 is a miss. Only readable objects whose size is `bytes` (0 = any) count. out[] receives the locked objects;
  * what was locked of an incomplete chunk is included. Returns the number of objects locked. Renews their age. */
 uint32_t store_lock_prefix(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
-                           uint32_t nchunks, uint16_t count, uint64_t bytes, uint64_t now_ms, store_obj *out);
+			   uint32_t nchunks, uint16_t count, uint64_t bytes, uint64_t now_ms, store_obj *out);
 /* All or nothing, one namespace, count 1: 0, or -ENOENT with the index of the first missing in *missing. */
 int store_lock_all(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n, uint64_t bytes,
-                   uint64_t now_ms, store_obj *out, uint32_t *missing);
+		   uint64_t now_ms, store_obj *out, uint32_t *missing);
 /* Gives back `counts[i]` locks of objs[i] (counts NULL = 1 each; zero objects are skipped). Objects that become free are put
  * at the young end, tail first. */
 void store_unlock(struct store *s, const store_obj *objs, const uint16_t *counts, uint32_t n, uint64_t now_ms);
 /* Renews the age of what is there of a chain, so that a whole prompt ages together, head last. */
-void store_touch(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes, uint32_t nchunks,
-                 uint64_t now_ms);
+void store_touch(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
+		 uint32_t nchunks, uint64_t now_ms);
 /* How many leading objects a lock_prefix would find; takes nothing. */
 uint32_t store_peek_prefix(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
-                           uint32_t nchunks, uint64_t bytes);
+			   uint32_t nchunks, uint64_t bytes);
 
 /* ---- housekeeping -------------------------------------------------------------------------------------------- */
 

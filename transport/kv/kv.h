@@ -22,8 +22,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define KV_MAX_DIMS 8
-#define KV_MAX_TENSORS 4096
+#define KV_MAX_DIMS          8
+#define KV_MAX_TENSORS       4096
 #define KV_MAX_ENGINE_GROUPS 64
 
 enum kv_format {
@@ -63,8 +63,8 @@ struct kv_engine_group {
 };
 
 struct kv_layout_in {
-	struct slice engine_type;    /* "vllm", "sglang", "trtllm", "mock", ... or empty (before D3) */
-	struct slice hint_kv_layout; /* "NHD", "HND", "LBNHC", "LBHNC" or empty */
+	struct slice engine_type;      /* "vllm", "sglang", "trtllm", "mock", ... or empty (before D3) */
+	struct slice hint_kv_layout;   /* "NHD", "HND", "LBNHC", "LBHNC" or empty */
 	struct slice hint_list_layout; /* "k_v" or empty */
 	uint32_t hint_num_kv_heads, hint_tokens_per_block, hint_head_dim; /* 0 = none */
 	const struct kv_tensor *tensors;
@@ -108,14 +108,14 @@ struct kv_blocks {
 
 /* The lists must cover exactly `nchunks` chunks and stay below num_blocks. 0, -EINVAL (count), -ERANGE (id). */
 int kv_blocks_check(const struct kv_layout *l, const struct kv_blocks *blocks, uint32_t ngroups, uint32_t nchunks,
-                    struct why *why);
+		    struct why *why);
 
 /* Chunk `j` of the range: pages -> object. `object` holds kv_object_bytes. Uses non-temporal stores for large runs. */
 void kv_gather(const struct kv_layout *l, const struct kv_blocks *blocks, uint32_t j, void *object);
 /* Object -> pages; the first `skip_tokens` tokens of the chunk are not written (a multiple of the block size, floored to it
  * otherwise: their blocks belong to others). */
 void kv_scatter(const struct kv_layout *l, const struct kv_blocks *blocks, uint32_t j, uint32_t skip_tokens,
-                const void *object);
+		const void *object);
 
 /* memcpy with non-temporal stores and the widest vectors this CPU has, chosen once (kv_copy_name says which). */
 void kv_copy(void *dst, const void *src, size_t n);

@@ -19,7 +19,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define PK_MAX_DIMS 8
+#define PK_MAX_DIMS    8
 #define PK_MAX_WRAPPER 65536 /* bytes of one wrapper pickle */
 #define PK_MAX_TENSORS 65536 /* tensors of one list */
 
@@ -63,10 +63,10 @@ struct pk_wrapper {
 	uint64_t storage_offset;     /* elements */
 	struct slice device_uuid;
 	/* A */
-	struct slice mem_handle;   /* 64 bytes of cudaIpcMemHandle_t, prefix already removed */
-	uint8_t handle_version;    /* 0 = old torch without prefix, else 1..3 */
-	uint64_t storage_bytes;    /* tuple[2] */
-	uint64_t base_offset;      /* tuple[3], bytes within the base allocation */
+	struct slice mem_handle;    /* 64 bytes of cudaIpcMemHandle_t, prefix already removed */
+	uint8_t handle_version;     /* 0 = old torch without prefix, else 1..3 */
+	uint64_t storage_bytes;     /* tuple[2] */
+	uint64_t base_offset;       /* tuple[3], bytes within the base allocation */
 	struct slice refcount_name; /* tuple[4] */
 	uint64_t refcount_index;
 	struct slice event_handle; /* 64 bytes */
@@ -106,6 +106,6 @@ ssize_t pk_tensors_parse(struct slice pickle, struct pk_mem *m, struct pk_tensor
  * straight into the message. pk_tensors_bound gives the exact size needed. Bytes written or negative error. */
 size_t pk_tensors_bound(enum pk_dtype dtype, const uint64_t *shape, uint32_t ndim, size_t n);
 ssize_t pk_tensors_emit(enum pk_dtype dtype, const uint64_t *shape, uint32_t ndim, size_t n,
-                        void (*fill)(void *ctx, size_t i, void *dst, size_t bytes), void *ctx, void *buf, size_t cap);
+			void (*fill)(void *ctx, size_t i, void *dst, size_t bytes), void *ctx, void *buf, size_t cap);
 
 #endif

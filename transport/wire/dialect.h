@@ -13,50 +13,50 @@
 #include <stdint.h>
 
 /* Canonical operations. The second column is the newest upstream name, as in the golden vectors. */
-#define WIRE_OPS(X)                                                                                                    \
-	X(REGISTER_KV_CACHE)                                                                                           \
-	X(UNREGISTER_KV_CACHE)                                                                                         \
-	X(REGISTER_Q_CACHE)                                                                                            \
-	X(UNREGISTER_Q_CACHE)                                                                                          \
-	X(STORE_Q)                                                                                                     \
-	X(STORE)                                                                                                       \
-	X(RETRIEVE)                                                                                                    \
-	X(LOOKUP)                                                                                                      \
-	X(QUERY_PREFETCH_STATUS)                                                                                       \
-	X(WAIT_PREFETCH_STATUS)                                                                                        \
-	X(QUERY_PREFETCH_LOOKUP_HITS)                                                                                  \
-	X(FREE_LOOKUP_LOCKS)                                                                                           \
-	X(END_SESSION)                                                                                                 \
-	X(REGISTER_CPU_CONTEXT) /* D3b request 10: positional fields */                                                \
-	X(STORE_CPU_CHUNKS)                                                                                            \
-	X(RETRIEVE_CPU_CHUNKS)                                                                                         \
-	X(REGISTER_ENGINE_DRIVEN) /* ..._NON_GPU_CONTEXT (D4), ..._ENGINE_DRIVEN_CONTEXT (later) */                    \
-	X(UNREGISTER_ENGINE_DRIVEN)                                                                                    \
-	X(PREPARE_STORE)                                                                                               \
-	X(COMMIT_STORE)                                                                                                \
-	X(PREPARE_RETRIEVE)                                                                                            \
-	X(COMMIT_RETRIEVE)                                                                                             \
-	X(CLEAR)                                                                                                       \
-	X(GET_CHUNK_SIZE)                                                                                              \
-	X(PING)                                                                                                        \
-	X(REPORT_BLOCK_ALLOCATION)                                                                                     \
-	X(NOOP)                                                                                                        \
-	X(CB_REGISTER_KV_CACHE)                                                                                        \
-	X(CB_UNREGISTER_KV_CACHE)                                                                                      \
-	X(CB_STORE_PRE_COMPUTED)                                                                                       \
-	X(CB_LOOKUP_PRE_COMPUTED)                                                                                      \
-	X(CB_RETRIEVE_PRE_COMPUTED) /* flat buffer, V1; in D6 this name is V3's: see CB_RETRIEVE_V3 */                 \
-	X(CB_STORE_FINAL)                                                                                              \
-	X(CB_LOOKUP_PRE_COMPUTED_V2)                                                                                   \
-	X(CB_RETRIEVE_PRE_COMPUTED_V2)                                                                                 \
-	X(CB_REGISTER_ROPE)                                                                                            \
-	X(CB_UNREGISTER_ROPE)                                                                                          \
-	X(CB_RETRIEVE_V3)                                                                                              \
-	X(CB_UNIFIED_LOOKUP)                                                                                           \
-	X(P2P_LOOKUP_AND_LOCK)                                                                                         \
-	X(P2P_QUERY_LOOKUP_RESULTS)                                                                                    \
-	X(P2P_UNLOCK_OBJECTS)                                                                                          \
-	X(GET_EXPERIMENTAL)                                                                                            \
+#define WIRE_OPS(X)                                                                                    \
+	X(REGISTER_KV_CACHE)                                                                           \
+	X(UNREGISTER_KV_CACHE)                                                                         \
+	X(REGISTER_Q_CACHE)                                                                            \
+	X(UNREGISTER_Q_CACHE)                                                                          \
+	X(STORE_Q)                                                                                     \
+	X(STORE)                                                                                       \
+	X(RETRIEVE)                                                                                    \
+	X(LOOKUP)                                                                                      \
+	X(QUERY_PREFETCH_STATUS)                                                                       \
+	X(WAIT_PREFETCH_STATUS)                                                                        \
+	X(QUERY_PREFETCH_LOOKUP_HITS)                                                                  \
+	X(FREE_LOOKUP_LOCKS)                                                                           \
+	X(END_SESSION)                                                                                 \
+	X(REGISTER_CPU_CONTEXT) /* D3b request 10: positional fields */                                \
+	X(STORE_CPU_CHUNKS)                                                                            \
+	X(RETRIEVE_CPU_CHUNKS)                                                                         \
+	X(REGISTER_ENGINE_DRIVEN) /* ..._NON_GPU_CONTEXT (D4), ..._ENGINE_DRIVEN_CONTEXT (later) */    \
+	X(UNREGISTER_ENGINE_DRIVEN)                                                                    \
+	X(PREPARE_STORE)                                                                               \
+	X(COMMIT_STORE)                                                                                \
+	X(PREPARE_RETRIEVE)                                                                            \
+	X(COMMIT_RETRIEVE)                                                                             \
+	X(CLEAR)                                                                                       \
+	X(GET_CHUNK_SIZE)                                                                              \
+	X(PING)                                                                                        \
+	X(REPORT_BLOCK_ALLOCATION)                                                                     \
+	X(NOOP)                                                                                        \
+	X(CB_REGISTER_KV_CACHE)                                                                        \
+	X(CB_UNREGISTER_KV_CACHE)                                                                      \
+	X(CB_STORE_PRE_COMPUTED)                                                                       \
+	X(CB_LOOKUP_PRE_COMPUTED)                                                                      \
+	X(CB_RETRIEVE_PRE_COMPUTED) /* flat buffer, V1; in D6 this name is V3's: see CB_RETRIEVE_V3 */ \
+	X(CB_STORE_FINAL)                                                                              \
+	X(CB_LOOKUP_PRE_COMPUTED_V2)                                                                   \
+	X(CB_RETRIEVE_PRE_COMPUTED_V2)                                                                 \
+	X(CB_REGISTER_ROPE)                                                                            \
+	X(CB_UNREGISTER_ROPE)                                                                          \
+	X(CB_RETRIEVE_V3)                                                                              \
+	X(CB_UNIFIED_LOOKUP)                                                                           \
+	X(P2P_LOOKUP_AND_LOCK)                                                                         \
+	X(P2P_QUERY_LOOKUP_RESULTS)                                                                    \
+	X(P2P_UNLOCK_OBJECTS)                                                                          \
+	X(GET_EXPERIMENTAL)                                                                            \
 	X(CB_PROTOCOL_HANDSHAKE)
 
 enum wire_op {
@@ -64,7 +64,7 @@ enum wire_op {
 #define X(name) WIRE_##name,
 	WIRE_OPS(X)
 #undef X
-	        WIRE_OP_COUNT
+		WIRE_OP_COUNT
 };
 
 /* In order of age. D1E is D1 of early March (no PING, no lookup-hits). */

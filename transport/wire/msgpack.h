@@ -35,7 +35,7 @@ enum mp_type mp_peek(const struct mp_in *in);
 bool mp_uint(struct mp_in *in, uint64_t max, uint64_t *out); /* non-negative, <= max; signed forms accepted when >= 0 */
 bool mp_int(struct mp_in *in, int64_t *out);
 bool mp_bool(struct mp_in *in, bool *out);
-bool mp_nil(struct mp_in *in); /* consumes a nil or fails */
+bool mp_nil(struct mp_in *in);                 /* consumes a nil or fails */
 bool mp_double(struct mp_in *in, double *out); /* float32, float64 and integers */
 bool mp_str(struct mp_in *in, size_t max, struct slice *out);
 bool mp_bin(struct mp_in *in, size_t max, struct slice *out);

@@ -25,14 +25,14 @@
 
 /* Bounds on what one request may carry. */
 #define WIRE_MAX_PAYLOAD_FRAMES 12
-#define WIRE_MAX_TENSORS 4096      /* wrappers in kv_caches */
-#define WIRE_MAX_WRAPPER 65536     /* bytes of one ext body */
-#define WIRE_MAX_GROUPS 64         /* engine groups */
-#define WIRE_MAX_NAME 1024         /* model name, request id: bytes */
-#define WIRE_MAX_SALT 128
-#define WIRE_MAX_EVENT 256         /* event handles: 64, 81 or the stub's 15 bytes */
-#define WIRE_MAX_TOKENS (8u << 20) /* tokens of one key; also bounded by the scratch */
-#define WIRE_STUB_EVENT "stub_ipc_handle"
+#define WIRE_MAX_TENSORS        4096  /* wrappers in kv_caches */
+#define WIRE_MAX_WRAPPER        65536 /* bytes of one ext body */
+#define WIRE_MAX_GROUPS         64    /* engine groups */
+#define WIRE_MAX_NAME           1024  /* model name, request id: bytes */
+#define WIRE_MAX_SALT           128
+#define WIRE_MAX_EVENT          256        /* event handles: 64, 81 or the stub's 15 bytes */
+#define WIRE_MAX_TOKENS         (8u << 20) /* tokens of one key; also bounded by the scratch */
+#define WIRE_STUB_EVENT         "stub_ipc_handle"
 
 /* ---- scratch ------------------------------------------------------------------------------------------------- */
 
@@ -40,12 +40,12 @@
  * the end of the frame, `count` the number of tokens. May declare that the first *tokens tokens, which take *bytes bytes,
  * are known already; they are then not decoded (the prefix cache of daemon/core compares raw bytes). 0/0 = none. */
 typedef void (*wire_prefix_fn)(void *ctx, const uint8_t *raw, size_t avail, uint32_t count, uint32_t *tokens,
-                               size_t *bytes);
+			       size_t *bytes);
 
 /* Reusable memory for decoding one request: token ids, block ids, slices. Capacity is virtual (mmap, touched on use). */
 struct wire_scratch {
-	uint32_t *u32;     /* token ids first, then block ids and layer indices */
-	size_t u32_cap;    /* elements */
+	uint32_t *u32;  /* token ids first, then block ids and layer indices */
+	size_t u32_cap; /* elements */
 	size_t u32_used;
 	struct slice *items; /* wrapper bodies; WIRE_MAX_TENSORS */
 	uint32_t mark_every; /* chunk size in tokens; 0 = no marks */
@@ -131,7 +131,7 @@ struct wire_req {
 	enum wire_dialect dialect;
 	bool has_key, has_instance;
 	struct wire_key key;
-	uint64_t instance_id; /* a pid, or a random 63-bit number */
+	uint64_t instance_id;    /* a pid, or a random 63-bit number */
 	struct slice request_id; /* where it is a frame of its own; else key.request_id */
 	uint64_t job_id;         /* D1 QUERY_*; P2P task id; handshake version */
 	int64_t tp_size;         /* LOOKUP, FREE_LOOKUP_LOCKS, CB_UNIFIED_LOOKUP */
@@ -165,7 +165,7 @@ struct wire_req {
 
 /* Decodes payload frames of operation `op` as dialect `d` declares them. */
 int wire_request_decode(enum wire_dialect d, enum wire_op op, const struct slice *payload, size_t nframes,
-                        struct wire_scratch *scratch, struct wire_req *out, struct why *why);
+			struct wire_scratch *scratch, struct wire_req *out, struct why *why);
 
 /* uid (any unsigned int) and request type (unsigned int, or D7's string): 0 or -EPROTO. */
 int wire_uid_decode(struct slice frame, uint64_t *uid);
@@ -177,7 +177,7 @@ int wire_type_decode(struct slice frame, uint64_t *number, struct slice *name); 
  * REGISTER) follows the newest shape of the dialect, except that has_instance = false makes PING send None where the
  * dialect carries an instance; `nframes_wanted` (0 = newest) picks an older shape by payload frame count. */
 ssize_t wire_request_encode(enum wire_dialect d, uint64_t uid, const struct wire_req *req, size_t nframes_wanted,
-                            void *buf, size_t cap, struct slice frames[WIRE_MAX_PAYLOAD_FRAMES + 2]);
+			    void *buf, size_t cap, struct slice frames[WIRE_MAX_PAYLOAD_FRAMES + 2]);
 
 /* ---- replies ------------------------------------------------------------------------------------------------- */
 
@@ -236,6 +236,6 @@ size_t wire_reply_bound(const struct wire_reply *reply);
 
 /* Client side. `payload.p` NULL = no payload frame. Arrays (slots, indices, ...) are placed in `scratch`. */
 int wire_reply_decode(enum wire_dialect d, enum wire_op op, struct slice payload, struct wire_scratch *scratch,
-                      struct wire_reply *out, struct why *why);
+		      struct wire_reply *out, struct why *why);
 
 #endif

@@ -18,7 +18,7 @@ struct ctl_client;
 
 /* `url`: "tcp://host:port", "ipc://path", "host:port". `max_tokens` sizes the scratch. */
 int ctl_client_open(const char *url, enum wire_dialect dialect, uint32_t max_tokens, struct ctl_client **out,
-                    struct why *why);
+		    struct why *why);
 void ctl_client_close(struct ctl_client *c);
 enum wire_dialect ctl_client_dialect(const struct ctl_client *c);
 
@@ -35,7 +35,7 @@ int ctl_recv(struct ctl_client *c, int timeout_ms, struct ctl_reply *out, struct
 
 /* Send, wait for this uid (other replies are dropped), decode. */
 int ctl_call(struct ctl_client *c, const struct wire_req *req, size_t nframes_wanted, int timeout_ms,
-             struct wire_reply *out, struct why *why);
+	     struct wire_reply *out, struct why *why);
 /* Decodes with the client's scratch. */
 int ctl_decode(struct ctl_client *c, enum wire_op op, struct slice payload, struct wire_reply *out, struct why *why);
 
