@@ -1,0 +1,395 @@
+#include "daemon/core/context.h"
+
+#include "daemon/base/check.h"
+#include "daemon/base/lock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/mem.h"
+#include "daemon/http/status.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BUCKETS 1024u
+
+struct ctx_registry {
+	struct lk lk;
+	struct store *store;
+	struct ctx *bucket[BUCKETS];
+	uint32_t count;
+};
+
+static uint32_t bucket_of(uint64_t id)
+{
+	return (uint32_t)((id * 0x9e3779b97f4a7c15ull) >> 54) % BUCKETS;
+}
+
+int ctx_registry_create(struct store *store, struct ctx_registry **out)
+{
+	struct ctx_registry *r = mem_calloc(1, sizeof(*r));
+
+	if (!r)
+		return -ENOMEM;
+	lk_init(&r->lk, LK_CONTEXTS);
+	r->store = store;
+	*out = r;
+	return 0;
+}
+
+static void give_back(struct ctx_registry *r, struct ctx_pending *p, uint64_t now_ms)
+{
+	if (p->store)
+		store_abort(r->store, p->objs, p->n);
+	else
+		store_unlock(r->store, p->objs, NULL, p->n, now_ms);
+	mem_free(p);
+}
+
+/* Needs LK_CONTEXTS. The slots an engine may still write into are free from here on: its process is gone, or it said so. */
+static void drop_pending(struct ctx_registry *r, struct ctx *c)
+{
+	struct ctx_pending *p = c->pending;
+
+	c->pending = NULL;
+	while (p) {
+		struct ctx_pending *next = p->next;
+		give_back(r, p, atomic_load(&c->last_seen_ms));
+		p = next;
+	}
+}
+
+static void destroy(struct ctx *c)
+{
+	kv_layout_destroy(c->layout);
+	for (uint32_t i = 0; i < c->nmaps; i++)
+		shmx_put(c->maps[i]);
+	mem_free(c->maps);
+	if (c->pidfd >= 0)
+		close(c->pidfd);
+	mem_free(c->model);
+	mem_free(c->engine_type);
+	mem_free(c);
+}
+
+struct ctx *ctx_create(uint64_t instance_id, enum ctx_kind kind, struct slice model, struct slice engine_type,
+		       uint32_t world_size)
+{
+	struct ctx *c = mem_calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->refs = 1;
+	c->pidfd = -1;
+	c->instance_id = instance_id;
+	c->kind = kind;
+	c->world_size = world_size;
+	c->model = mem_strndup(model.p, model.n);
+	c->engine_type = mem_strndup(engine_type.p, engine_type.n);
+	if (!c->model || !c->engine_type) {
+		destroy(c);
+		return NULL;
+	}
+	return c;
+}
+
+void ctx_put(struct ctx_registry *r, struct ctx *c)
+{
+	(void)r;
+	if (c && atomic_fetch_sub(&c->refs, 1) == 1)
+		destroy(c);
+}
+
+/* Needs LK_CONTEXTS. Returns the context, whose table reference the caller now owns. */
+static struct ctx *take_out(struct ctx_registry *r, uint64_t id)
+{
+	struct ctx **link = &r->bucket[bucket_of(id)];
+
+	while (*link && (*link)->instance_id != id)
+		link = &(*link)->next;
+	struct ctx *c = *link;
+	if (!c)
+		return NULL;
+	*link = c->next;
+	r->count--;
+	c->dropped = true;
+	drop_pending(r, c);
+	return c;
+}
+
+static struct ctx *find(struct ctx_registry *r, uint64_t id)
+{
+	struct ctx *c = r->bucket[bucket_of(id)];
+
+	while (c && c->instance_id != id)
+		c = c->next;
+	return c;
+}
+
+int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
+{
+	struct ctx *old;
+	int err = 0;
+
+	lk_lock(&r->lk);
+	old = find(r, c->instance_id);
+	if (old && !replace && !ctx_faulted(old))
+		err = -EEXIST;
+	else if (!old && r->count >= CTX_MAX)
+		err = -ENOSPC;
+	if (!err) {
+		old = old ? take_out(r, c->instance_id) : NULL;
+		c->next = r->bucket[bucket_of(c->instance_id)];
+		r->bucket[bucket_of(c->instance_id)] = c;
+		r->count++;
+	}
+	lk_unlock(&r->lk);
+	if (!err)
+		ctx_put(r, old);
+	return err;
+}
+
+struct ctx *ctx_get(struct ctx_registry *r, uint64_t instance_id)
+{
+	struct ctx *c;
+
+	lk_lock(&r->lk);
+	c = find(r, instance_id);
+	if (c)
+		atomic_fetch_add(&c->refs, 1);
+	lk_unlock(&r->lk);
+	return c;
+}
+
+bool ctx_drop(struct ctx_registry *r, uint64_t instance_id)
+{
+	struct ctx *c;
+
+	lk_lock(&r->lk);
+	c = take_out(r, instance_id);
+	lk_unlock(&r->lk);
+	ctx_put(r, c);
+	return c != NULL;
+}
+
+bool ctx_drop_this(struct ctx_registry *r, struct ctx *c)
+{
+	struct ctx *out = NULL;
+
+	lk_lock(&r->lk);
+	if (!c->dropped)
+		out = take_out(r, c->instance_id);
+	lk_unlock(&r->lk);
+	ctx_put(r, out);
+	return out != NULL;
+}
+
+bool ctx_faulted(const struct ctx *c)
+{
+	for (uint32_t i = 0; i < c->nmaps; i++) {
+		if (shmx_faulted(c->maps[i]))
+			return true;
+	}
+	return false;
+}
+
+void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping)
+{
+	atomic_store_explicit(&c->last_seen_ms, now_ms, memory_order_relaxed);
+	if (ping)
+		atomic_store_explicit(&c->pinged, true, memory_order_relaxed);
+}
+
+uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size)
+{
+	uint64_t bytes = 0;
+
+	lk_lock(&r->lk);
+	for (uint32_t b = 0; b < BUCKETS && !bytes; b++) {
+		for (struct ctx *c = r->bucket[b]; c && !bytes; c = c->next) {
+			if (c->world_size == world_size && slice_is(model, c->model))
+				bytes = c->object_bytes;
+		}
+	}
+	lk_unlock(&r->lk);
+	return bytes;
+}
+
+int ctx_pending_add(struct ctx_registry *r, struct ctx *c, struct ctx_pending *p)
+{
+	int err = 0;
+
+	lk_lock(&r->lk);
+	if (c->dropped) {
+		err = -ENOENT;
+	} else {
+		p->next = c->pending;
+		c->pending = p;
+	}
+	lk_unlock(&r->lk);
+	return err;
+}
+
+struct ctx_pending *ctx_pending_take(struct ctx_registry *r, struct ctx *c, uint64_t key_id, bool store)
+{
+	struct ctx_pending *p;
+
+	lk_lock(&r->lk);
+	struct ctx_pending **link = &c->pending;
+	while (*link && ((*link)->key_id != key_id || (*link)->store != store))
+		link = &(*link)->next;
+	p = *link;
+	if (p)
+		*link = p->next;
+	lk_unlock(&r->lk);
+	return p;
+}
+
+/* Needs LK_CONTEXTS. A late writer keeps its slots until it commits, unregisters or dies; a late reader loses its locks. */
+static void sweep_pending(struct ctx_registry *r, struct ctx *c, const struct ctx_limits *limits, uint64_t now_ms)
+{
+	struct ctx_pending **link = &c->pending;
+
+	while (*link) {
+		struct ctx_pending *p = *link;
+		uint64_t age = now_ms - p->since_ms;
+
+		if (p->store && !p->disowned && age > limits->write_ttl_ms) {
+			store_disown(r->store, p->objs, p->n);
+			p->disowned = true;
+			log_warn("instance %llu did not commit %u reserved chunks within the write TTL",
+				 (unsigned long long)c->instance_id, p->n);
+		}
+		if (!p->store && age > limits->read_ttl_ms) {
+			*link = p->next;
+			give_back(r, p, now_ms);
+			continue;
+		}
+		link = &p->next;
+	}
+}
+
+static bool too_old(const struct ctx *c, const struct ctx_limits *limits, uint64_t now_ms)
+{
+	uint64_t seen = atomic_load(&c->last_seen_ms);
+	uint64_t limit = atomic_load(&c->pinged) ? limits->reap_ms : limits->grace_ms;
+
+	return c->pidfd < 0 && limits->reap_ms && now_ms > seen && now_ms - seen > limit;
+}
+
+uint32_t ctx_sweep(struct ctx_registry *r, const struct ctx_limits *limits, uint64_t now_ms)
+{
+	uint32_t reaped = 0;
+
+	for (uint32_t b = 0; b < BUCKETS; b++) {
+		struct ctx *dead = NULL;
+
+		lk_lock(&r->lk);
+		for (struct ctx *c = r->bucket[b]; c; c = c->next) {
+			sweep_pending(r, c, limits, now_ms);
+			if (!dead && too_old(c, limits, now_ms))
+				dead = c;
+		}
+		if (dead)
+			take_out(r, dead->instance_id);
+		lk_unlock(&r->lk);
+		if (!dead)
+			continue;
+		log_warn("instance %llu (%s) sent nothing for %.0f s: dropped", (unsigned long long)dead->instance_id,
+			 dead->model, (double)(now_ms - atomic_load(&dead->last_seen_ms)) / 1000.0);
+		ctx_put(r, dead);
+		reaped++;
+		b--; /* the same bucket again: there may be more */
+	}
+	return reaped;
+}
+
+uint32_t ctx_count(struct ctx_registry *r)
+{
+	lk_lock(&r->lk);
+	uint32_t n = r->count;
+	lk_unlock(&r->lk);
+	return n;
+}
+
+void ctx_registry_destroy(struct ctx_registry *r)
+{
+	if (!r)
+		return;
+	for (uint32_t b = 0; b < BUCKETS; b++) {
+		while (r->bucket[b])
+			ctx_drop(r, r->bucket[b]->instance_id);
+	}
+	lk_destroy(&r->lk);
+	mem_free(r);
+}
+
+/* ---- /status -------------------------------------------------------------------------------------------------- */
+
+static int fill_group(struct status_group *g, const struct ctx *c, uint32_t i)
+{
+	struct kv_group_facts f;
+	const struct kv_tensor *t;
+
+	kv_layout_group(c->layout, i, &f);
+	g->layers = mem_calloc(f.nlayers ? f.nlayers : 1, sizeof(*g->layers));
+	if (!g->layers)
+		return -ENOMEM;
+	memcpy(g->layers, f.layers, f.nlayers * sizeof(*g->layers));
+	g->engine_group = f.engine_group;
+	g->nlayers = f.nlayers;
+	g->block_size = f.block_size;
+	g->kv_size = f.kv_size;
+	g->num_heads = f.num_heads;
+	g->head_size = f.head_size;
+	g->dtype = pk_dtype_name((enum pk_dtype)f.dtype);
+	g->format = kv_format_name(f.format);
+	g->num_blocks = f.num_blocks;
+	t = kv_layout_tensor(c->layout, 0);
+	g->ndim = t->ndim;
+	memcpy(g->concrete_shape, t->shape, t->ndim * sizeof(t->shape[0]));
+	return 0;
+}
+
+static int fill(struct status_context *s, const struct ctx *c, uint64_t now_ms)
+{
+	uint64_t seen = atomic_load(&c->last_seen_ms);
+	int err = 0;
+
+	s->instance_id = c->instance_id;
+	s->model_name = mem_strndup(c->model, strlen(c->model));
+	s->engine_type = mem_strndup(c->engine_type, strlen(c->engine_type));
+	if (!s->model_name || !s->engine_type)
+		return -ENOMEM;
+	s->world_size = c->world_size;
+	s->engine_driven = c->kind != CTX_PAGED;
+	s->shm_mode = c->kind == CTX_SLOTS;
+	s->block_size = c->block_size;
+	s->num_layers = c->num_layers;
+	s->hidden_dim_size = c->hidden;
+	s->use_mla = c->use_mla;
+	s->object_bytes = c->object_bytes;
+	s->last_seen_s = now_ms > seen ? (double)(now_ms - seen) / 1000.0 : 0;
+	s->liveness = c->pidfd >= 0 ? "pidfd" : "ping";
+	s->faulted = ctx_faulted(c);
+	for (uint32_t i = 0; !err && c->layout && i < kv_layout_groups(c->layout) && i < STATUS_MAX_GROUPS; i++) {
+		err = fill_group(&s->group[i], c, i);
+		s->ngroups += !err;
+	}
+	return err;
+}
+
+int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms)
+{
+	int err = 0;
+
+	lk_lock(&r->lk);
+	out->contexts = mem_calloc(r->count ? r->count : 1, sizeof(*out->contexts));
+	if (!out->contexts)
+		err = -ENOMEM;
+	for (uint32_t b = 0; !err && b < BUCKETS; b++) {
+		for (struct ctx *c = r->bucket[b]; !err && c; c = c->next)
+			err = fill(&out->contexts[out->ncontexts++], c, now_ms);
+	}
+	lk_unlock(&r->lk);
+	return err;
+}

@@ -1,0 +1,115 @@
+/* context.h - the registry of engine contexts: what one registered engine instance gave us.
+ *
+ * One registry for all kinds (paged tensors in shared memory, engine-driven slots, message bytes). A context is a counted
+ * reference: dropping it from the registry makes the instance unknown at once, its mappings go when the last transfer that
+ * uses it has finished. Everything a context holds (mappings, pending reservations, their locks) goes with it.
+ *
+ * Threads: any. Lock: LK_CONTEXTS guards the table and the pending lists; layouts and mappings are constant.
+ */
+#ifndef DAEMON_CORE_CONTEXT_H
+#define DAEMON_CORE_CONTEXT_H
+
+#include "daemon/base/why.h"
+#include "daemon/http/metrics.h"
+#include "daemon/store/store.h"
+#include "transport/kv/kv.h"
+#include "transport/pickle/pickle.h"
+#include "transport/shm/shmx.h"
+#include "transport/wire/wire.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ctx_registry;
+struct status;
+
+enum ctx_kind { CTX_PAGED, CTX_SLOTS, CTX_BYTES }; /* shm tensors; engine-driven by slots; by message bytes */
+
+/* A PREPARE_* waiting for its COMMIT_*: reservations (store) or locks (retrieve) the engine holds. */
+struct ctx_pending {
+	struct ctx_pending *next;
+	uint64_t key_id; /* fingerprint of the request key */
+	bool store;
+	bool disowned; /* write TTL passed: the keys are free again, the slots wait for the engine */
+	uint64_t since_ms;
+	uint32_t n;
+	store_obj objs[];
+};
+
+struct ctx {
+	struct ctx *next; /* hash chain */
+	_Atomic uint32_t refs;
+	uint64_t instance_id;
+	enum ctx_kind kind;
+	char *model, *engine_type;
+	uint32_t world_size;
+	uint64_t object_bytes;
+	/* CTX_PAGED */
+	struct kv_layout *layout;
+	struct shmx_map **maps;
+	uint32_t nmaps;
+	enum pk_dtype dtype; /* of the first tensor; the only one for CTX_SLOTS and CTX_BYTES */
+	/* engine-driven */
+	uint32_t block_size, num_layers, hidden;
+	bool use_mla;
+	uint64_t shape[4]; /* of a chunk */
+	uint32_t ndim;
+	/* liveness */
+	int pidfd; /* -1: judged by PING age */
+	_Atomic uint64_t last_seen_ms;
+	_Atomic bool pinged;
+	uint64_t created_ms;
+	/* guarded by LK_CONTEXTS */
+	struct ctx_pending *pending;
+	bool dropped;
+	/* metric series of its labels */
+	metric_series store_gbs, load_gbs, loaded_chunks;
+};
+
+int ctx_registry_create(struct store *store, struct ctx_registry **out);
+void ctx_registry_destroy(struct ctx_registry *r);
+
+/* A new context with copies of the names; not in the registry yet. */
+struct ctx *ctx_create(uint64_t instance_id, enum ctx_kind kind, struct slice model, struct slice engine_type,
+		       uint32_t world_size);
+/* Enters it (takes the caller's reference). replace: an older one of the same id is dropped; otherwise -EEXIST. A context whose
+ * memory vanished is always replaced. -ENOSPC at CTX_MAX. */
+#define CTX_MAX 4096
+int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace);
+struct ctx *ctx_get(struct ctx_registry *r, uint64_t instance_id); /* counted; NULL when unknown */
+void ctx_put(struct ctx_registry *r, struct ctx *c);
+/* Makes the instance unknown and gives back what it holds. False when it was not there. */
+bool ctx_drop(struct ctx_registry *r, uint64_t instance_id);
+/* Drops `c` only if it is still the one registered under its id (a pidfd that fired late must not hit a successor). */
+bool ctx_drop_this(struct ctx_registry *r, struct ctx *c);
+bool ctx_faulted(const struct ctx *c);
+void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping);
+
+/* Object size of any context with this model and world size; 0 when none is registered. */
+uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size);
+
+/* Pending transfers; `p` is handed over. -ENOENT when the context was dropped meanwhile (the caller keeps `p`). */
+int ctx_pending_add(struct ctx_registry *r, struct ctx *c, struct ctx_pending *p);
+struct ctx_pending *ctx_pending_take(struct ctx_registry *r, struct ctx *c, uint64_t key_id, bool store);
+
+/* Time limits: pending ones, and instances judged by PING age. Calls `reaped` for each instance that is dropped. */
+struct ctx_limits {
+	uint64_t write_ttl_ms, read_ttl_ms, reap_ms, grace_ms;
+};
+uint32_t ctx_sweep(struct ctx_registry *r, const struct ctx_limits *limits, uint64_t now_ms);
+
+uint32_t ctx_count(struct ctx_registry *r);
+int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms);
+
+/* Builds a paged context from a REGISTER_KV_CACHE. 0; -EOPNOTSUPP for device handles (no CUDA door in this build). */
+struct ctx_paged_conf {
+	uint32_t chunk_tokens, null_block;
+	struct pk_mem *pk;
+};
+int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx **out, struct why *why);
+/* Builds an engine-driven context. */
+int ctx_engine_driven_create(const struct wire_req *req, uint32_t chunk_tokens, bool slots, struct ctx **out,
+			     struct why *why);
+
+#endif

@@ -1,0 +1,151 @@
+/* register.c - building contexts from what engines send. Every number here comes from outside. */
+#include "daemon/base/mem.h"
+#include "daemon/core/context.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define MAX_OBJECT_BYTES (4ull << 30)
+
+static int map_tensor(const struct pk_wrapper *w, struct ctx *c, struct kv_tensor *t, struct why *why)
+{
+	struct shmx_map *map;
+	int err = shmx_open(w->shm_name, w->nbytes, &map, why);
+
+	if (err)
+		return err;
+	c->maps[c->nmaps++] = map;
+	*t = (struct kv_tensor){.base = shmx_base(map),
+				.bytes = w->nbytes,
+				.offset = w->storage_offset * pk_dtype_size(w->dtype),
+				.element_size = pk_dtype_size(w->dtype),
+				.dtype = w->dtype,
+				.ndim = w->ndim};
+	memcpy(t->shape, w->shape, sizeof(t->shape));
+	memcpy(t->stride, w->stride, sizeof(t->stride));
+	return 0;
+}
+
+_Static_assert(PK_MAX_DIMS == KV_MAX_DIMS, "shapes are copied whole");
+
+static int map_tensors(const struct wire_req *req, struct pk_mem *pk, struct ctx *c, struct kv_tensor *tensors,
+		       struct why *why)
+{
+	for (uint32_t i = 0; i < req->nwrappers; i++) {
+		struct pk_wrapper w;
+		int err = pk_wrapper_parse(req->wrappers[i], pk, &w, why);
+
+		if (err) {
+			why_prefix(why, "tensor %u", i);
+			return err;
+		}
+		if (w.kind != PK_CPU_SHM)
+			return why_set(why, -EOPNOTSUPP,
+				       "tensor %u is a CUDA handle (device %.*s) and this build has no CUDA door; use "
+				       "engine-driven transfer or CPU shared-memory tensors",
+				       i, SLICE_FMT(w.device_uuid));
+		err = map_tensor(&w, c, &tensors[i], why);
+		if (err) {
+			why_prefix(why, "tensor %u", i);
+			return err;
+		}
+		if (i == 0)
+			c->dtype = w.dtype;
+	}
+	return 0;
+}
+
+static int build_layout(const struct wire_req *req, const struct ctx_paged_conf *conf, const struct kv_tensor *tensors,
+			struct ctx *c, struct why *why)
+{
+	struct kv_engine_group groups[WIRE_MAX_GROUPS];
+	struct kv_layout_in in = {.engine_type = req->engine_type,
+				  .hint_kv_layout = req->hints.kv_layout,
+				  .hint_list_layout = req->hints.kv_list_layout,
+				  .hint_num_kv_heads = req->hints.num_kv_heads,
+				  .hint_tokens_per_block = req->hints.tokens_per_block,
+				  .hint_head_dim = req->hints.head_dim,
+				  .tensors = tensors,
+				  .ntensors = req->nwrappers,
+				  .groups = groups,
+				  .ngroups = req->ngroups,
+				  .chunk_tokens = conf->chunk_tokens,
+				  .has_null_block = true,
+				  .null_block = conf->null_block};
+	int err;
+
+	for (uint32_t i = 0; i < req->ngroups; i++)
+		groups[i] = (struct kv_engine_group){req->groups[i].layer_indices, req->groups[i].nlayers,
+						     req->groups[i].tokens_per_block, req->groups[i].sw_size_tokens};
+	err = kv_layout_create(&in, &c->layout, why);
+	if (err)
+		return err;
+	c->object_bytes = kv_object_bytes(c->layout);
+	c->num_layers = kv_layout_num_layers(c->layout);
+	c->block_size = kv_layout_block_size(c->layout, 0);
+	if (c->object_bytes == 0 || c->object_bytes > MAX_OBJECT_BYTES)
+		return why_set(why, -ERANGE, "a chunk of this layout takes %llu bytes, at most %llu",
+			       (unsigned long long)c->object_bytes, MAX_OBJECT_BYTES);
+	return 0;
+}
+
+int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx **out, struct why *why)
+{
+	struct kv_tensor *tensors;
+	struct ctx *c;
+	int err;
+
+	if (req->nwrappers == 0 || req->nwrappers > KV_MAX_TENSORS)
+		return why_set(why, -EINVAL, "%u tensors, expected 1 to %d", req->nwrappers, KV_MAX_TENSORS);
+	c = ctx_create(req->instance_id, CTX_PAGED, req->model, req->engine_type, req->world_size);
+	tensors = mem_calloc(req->nwrappers, sizeof(*tensors));
+	if (c)
+		c->maps = mem_calloc(req->nwrappers, sizeof(*c->maps));
+	err = c && tensors && c->maps ? 0 : why_set(why, -ENOMEM, "out of memory");
+	if (!err)
+		err = map_tensors(req, conf->pk, c, tensors, why);
+	if (!err)
+		err = build_layout(req, conf, tensors, c, why);
+	mem_free(tensors);
+	if (err) {
+		ctx_put(NULL, c);
+		return err;
+	}
+	*out = c;
+	return 0;
+}
+
+int ctx_engine_driven_create(const struct wire_req *req, uint32_t chunk_tokens, bool slots, struct ctx **out,
+			     struct why *why)
+{
+	const struct wire_engine_driven *ed = &req->ed;
+	enum pk_dtype dtype = pk_dtype_parse(ed->dtype);
+	unsigned __int128 bytes;
+	struct ctx *c;
+
+	if (dtype == PK_DTYPE_NONE)
+		return why_set(why, -EINVAL, "unknown dtype '%.*s'", SLICE_FMT(ed->dtype));
+	if (ed->num_layers == 0 || ed->hidden_dim_size == 0 || ed->block_size == 0 || chunk_tokens % ed->block_size)
+		return why_set(why, -EINVAL, "layers %u, hidden size %u, block size %u (must divide chunk size %u)",
+			       ed->num_layers, ed->hidden_dim_size, ed->block_size, chunk_tokens);
+	bytes = (unsigned __int128)(ed->use_mla ? 1 : 2) * ed->num_layers * chunk_tokens * ed->hidden_dim_size *
+		pk_dtype_size(dtype);
+	if (bytes > MAX_OBJECT_BYTES)
+		return why_set(why, -ERANGE, "a chunk would take more than %llu bytes", MAX_OBJECT_BYTES);
+	c = ctx_create(req->instance_id, slots ? CTX_SLOTS : CTX_BYTES, req->model, req->engine_type, req->world_size);
+	if (!c)
+		return why_set(why, -ENOMEM, "out of memory");
+	c->dtype = dtype;
+	c->block_size = ed->block_size;
+	c->num_layers = ed->num_layers;
+	c->hidden = ed->hidden_dim_size;
+	c->use_mla = ed->use_mla;
+	c->object_bytes = (uint64_t)bytes;
+	if (!ed->use_mla)
+		c->shape[c->ndim++] = 2;
+	c->shape[c->ndim++] = ed->num_layers;
+	c->shape[c->ndim++] = chunk_tokens;
+	c->shape[c->ndim++] = ed->hidden_dim_size;
+	*out = c;
+	return 0;
+}
