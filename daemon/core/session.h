@@ -1,0 +1,66 @@
+/* session.h - state of one request id: its chunk hashes, the lookup locks it holds, its prefetch job.
+ *
+ * A LOOKUP locks the hit prefix on behalf of its session; RETRIEVE, FREE_LOOKUP_LOCKS, END_SESSION, a second LOOKUP and the
+ * read TTL give the locks back. The session remembers exactly which locks are still its own (per object a small count), so
+ * nobody's unlock can release another request's lock.
+ *
+ * Threads: any. Lock: LK_SESSIONS; the store's lock is taken inside. Memory of a session is reused by the next.
+ */
+#ifndef DAEMON_CORE_SESSION_H
+#define DAEMON_CORE_SESSION_H
+
+#include "daemon/base/slice.h"
+#include "daemon/base/why.h"
+#include "daemon/store/store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sessions;
+
+#define SESSIONS_MAX 262144u
+
+int sessions_create(struct store *store, uint64_t read_ttl_ms, struct sessions **out);
+void sessions_destroy(struct sessions *s);
+
+struct session_lookup {
+	struct slice request_id, model, salt;
+	uint32_t world_size;
+	uint16_t locks;        /* per object: 1 + extra readers */
+	uint64_t object_bytes; /* 0 = no instance registered: no hits */
+	const struct store_hash *hashes;
+	uint32_t nchunks;
+	uint64_t now_ms;
+};
+struct session_hits {
+	uint32_t chunks;  /* whole chunks found on all ranks */
+	uint32_t objects; /* objects found, including those of an incomplete chunk */
+	uint64_t job_id;  /* D1 */
+};
+/* Locks the hit prefix. 0, -ENOMEM, -ENOSPC (too many sessions). */
+int sessions_lookup(struct sessions *s, const struct session_lookup *l, struct session_hits *out);
+
+/* QUERY_PREFETCH_STATUS (take: the job is removed) and QUERY_PREFETCH_LOOKUP_HITS (not removed). 0 hits when unknown. */
+uint32_t sessions_query(struct sessions *s, struct slice request_id, bool take);
+uint32_t sessions_query_job(struct sessions *s, uint64_t job_id, bool take);
+
+/* Gives back up to `count` locks per object of chunks [first, first+n) of `rank` (all ranks when rank < 0). Returns the
+ * number of objects that gave one back. */
+uint32_t sessions_release(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, int rank,
+			  uint16_t count, uint64_t now_ms);
+
+/* Remembers how far a request's tokens reach (STORE), so that END_SESSION can renew the whole prompt. */
+void sessions_extend(struct sessions *s, struct slice request_id, const struct store_hash *hashes, uint32_t nchunks);
+
+/* END_SESSION: gives back what is left, renews the age of the prompt. False when unknown. */
+bool sessions_end(struct sessions *s, struct slice request_id, uint64_t now_ms);
+
+/* Expires locks older than the read TTL and sessions idle for 600 s. Returns how many sessions lost locks. */
+uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms);
+
+struct sessions_stats {
+	uint64_t active, jobs, locks_expired;
+};
+void sessions_stats(struct sessions *s, struct sessions_stats *out);
+
+#endif
