@@ -3,8 +3,8 @@
  * options.def is the table: field, flag, config-file key, environment name, type, default, range, help group, help text,
  * since which upstream generation, and whether its feature exists here. CLI parsing (argp), --help, the config file, the
  * environment, docs/options.md and their tests are all derived from it. Precedence: flag, environment, file, default.
- * A flag whose feature is not here yet is refused by name; deprecated upstream names are accepted with one warning line.
- * Source of names and defaults: shared surface reference, section 1.
+ * A flag whose feature is not here yet (absent.def) is refused by name; deprecated upstream names (deprecated.def) are
+ * accepted with one warning line. Source of names and defaults: shared surface reference, section 1.
  *
  * Threads: init only; the struct is constant afterwards. Strings belong to the conf.
  */
@@ -22,6 +22,10 @@
 enum conf_hash { CONF_HASH_BLAKE3, CONF_HASH_SHA256_CBOR, CONF_HASH_BUILTIN };
 enum conf_transfer { CONF_TRANSFER_AUTO, CONF_TRANSFER_LMCACHE_DRIVEN, CONF_TRANSFER_ENGINE_DRIVEN };
 enum conf_policy { CONF_LRU, CONF_NOOP, CONF_ISOLATED_LRU };
+enum conf_engine { CONF_ENGINE_DEFAULT };
+enum conf_wire { CONF_WIRE_ZMQ };
+
+#define CONF_VERSION "0.1.0"
 
 struct conf {
 	/* MP Server */
@@ -36,6 +40,8 @@ struct conf {
 	double worker_reap_timeout_seconds;         /* 120; 0 = off, else >= 30 */
 	double worker_registration_grace_seconds;   /* 3600 */
 	uint32_t null_block_id;                     /* 0 */
+	enum conf_engine engine_type;
+	enum conf_wire transport;
 	/* HTTP Frontend */
 	char *http_host;    /* "127.0.0.1" */
 	uint32_t http_port; /* 8080; 0 = any free port */
@@ -43,7 +49,7 @@ struct conf {
 	/* L1 Memory Manager, L1 Manager TTL */
 	double l1_size_gb; /* GiB; required */
 	bool l1_use_lazy;
-	double l1_init_size_gb;                             /* 20 */
+	double l1_init_size_gb;                             /* 20, never more than l1_size_gb */
 	uint32_t l1_align_bytes;                            /* 4096 */
 	uint32_t l1_write_ttl_seconds, l1_read_ttl_seconds; /* 600, 300 */
 	/* Eviction Policy */
@@ -53,9 +59,10 @@ struct conf {
 	bool disable_observability, disable_metrics, disable_logging;
 	double metrics_sample_rate; /* 0.01 */
 	/* Appliance: options of ours */
+	char *config;    /* the file that was read, NULL = none */
 	char *dialect;   /* NULL = recognise; "D5" ... = every peer speaks it */
 	char *state_dir; /* NULL = /var/lib/lmcache-appliance, or $XDG_STATE_HOME/..., or ~/.local/state/... */
-	bool insecure_allow_remote; /* permits a bind address other than loopback */
+	bool insecure_allow_remote; /* conf_parse refuses a bind address other than loopback without it */
 	uint32_t max_tokens;        /* tokens of one request; 4 Mi */
 	uint32_t max_message_mb;    /* largest ZMQ message; 512 MiB */
 	bool legacy_metrics;        /* true: also export generation A names */
@@ -65,15 +72,18 @@ struct conf {
 };
 
 /* Parses `server`'s arguments (argv[0] is the program's name for messages). Reads --config, then the environment, then the
- * flags over them. 0; -EINVAL with `why` (exit code 2); 1 when --help or --version was printed. On success the caller owns
- * the strings: conf_free. Warnings about deprecated names are logged. */
+ * flags over them. 0; -EINVAL or another negative errno with `why` (exit code 2); 1 when --help or --version was printed.
+ * On success the caller owns the strings: conf_free. On failure `out` holds nothing. Warnings about deprecated names are
+ * logged. Never exits the process. argv is only read; the strings of the conf are copies. */
 int conf_parse(int argc, char **argv, struct conf *out, struct why *why);
 void conf_free(struct conf *c);
 
 /* The whole configuration in upstream's three-section JSON shape (surface reference 5.4), caller frees with free(). */
 char *conf_json(const struct conf *c);
 
-/* Writes docs/options.md from the table. */
+/* What --help prints. */
+void conf_write_help(FILE *out, const char *program);
+/* Writes docs/options.md from the tables. */
 void conf_write_docs(FILE *out);
 size_t conf_option_count(void);
 

@@ -1,0 +1,174 @@
+/* conf_parse: defaults, then the config file, then the environment, then the flags, each over the one before; then the rules
+ * that span several options. The command line is split first, because it names the file. */
+#include "daemon/conf/conf_int.h"
+
+#include "daemon/base/mem.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static int set_defaults(struct conf *c, struct why *why)
+{
+	for (unsigned i = 0; i < CONF_OPTIONS; i++) {
+		int rc = conf_options[i].def ? conf_set(c, i, conf_options[i].def, 'd', conf_options[i].flag, why) : 0;
+		if (rc)
+			return rc;
+		c->source[i] = 'd';
+	}
+	return 0;
+}
+
+static int set_flags(struct conf *c, const struct conf_cli *cli, struct why *why)
+{
+	for (unsigned i = 0; i < CONF_OPTIONS; i++) {
+		char where[96];
+		int rc;
+
+		if (!cli->value[i])
+			continue;
+		snprintf(where, sizeof(where), "--%s", conf_options[i].flag);
+		rc = conf_set(c, i, cli->value[i], 'c', where, why);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int check_required(const struct conf *c, struct why *why)
+{
+	char list[256] = "";
+	size_t len = 0;
+
+	for (unsigned i = 0; i < CONF_OPTIONS; i++) {
+		if (conf_options[i].required && c->source[i] == 'd' && len < sizeof(list))
+			len += (size_t)snprintf(list + len, sizeof(list) - len, "%s--%s", len ? ", " : "",
+						conf_options[i].flag);
+	}
+	if (!len)
+		return 0;
+	return why_set(why, -EINVAL, "required and given neither by flag, environment nor config file: %s", list);
+}
+
+static bool is_loopback(const char *host)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+	char bare[64];
+	size_t len = strlen(host);
+
+	if (strcasecmp(host, "localhost") == 0)
+		return true;
+	if (inet_pton(AF_INET, host, &v4) == 1)
+		return ntohl(v4.s_addr) >> 24 == 127;
+	if (len >= 2 && len < sizeof(bare) && host[0] == '[' && host[len - 1] == ']') {
+		memcpy(bare, host + 1, len - 2);
+		bare[len - 2] = '\0';
+		host = bare;
+	}
+	return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+static int check_bind(const struct conf *c, const char *flag, const char *host, struct why *why)
+{
+	if (c->insecure_allow_remote || is_loopback(host))
+		return 0;
+	return why_set(why, -EINVAL,
+		       "--%s %.80s is not loopback: whoever reaches it can read and clear the cache; add "
+		       "--insecure-allow-remote if the network is trusted",
+		       flag, host);
+}
+
+static int finish(struct conf *c, struct why *why)
+{
+	int rc = check_required(c, why);
+
+	if (rc)
+		return rc;
+	if (c->source[CONF_AT_max_gpu_workers] == 'd')
+		c->max_gpu_workers = c->max_workers;
+	if (c->source[CONF_AT_max_cpu_workers] == 'd')
+		c->max_cpu_workers = c->max_workers;
+	if (c->l1_init_size_gb > c->l1_size_gb)
+		c->l1_init_size_gb = c->l1_size_gb;
+	if (c->worker_registration_grace_seconds < c->worker_reap_timeout_seconds)
+		return why_set(why, -EINVAL,
+			       "--worker-registration-grace-seconds %g: must be at least "
+			       "--worker-reap-timeout-seconds (%g)",
+			       c->worker_registration_grace_seconds, c->worker_reap_timeout_seconds);
+	rc = check_bind(c, "host", c->host, why);
+	if (rc == 0 && !c->no_http)
+		rc = check_bind(c, "http-host", c->http_host, why);
+	return rc;
+}
+
+static const char *config_path(const struct conf_cli *cli)
+{
+	const char *path = cli->value[CONF_AT_config];
+	char buf[CONF_ENV_CAP];
+
+	if (path)
+		return path;
+	path = getenv(conf_env_name(&conf_options[CONF_AT_config], buf));
+	return path && *path ? path : NULL;
+}
+
+static int fill(struct conf *c, const struct conf_cli *cli, struct why *why)
+{
+	const char *path = config_path(cli);
+	int rc;
+
+	c->source = mem_calloc(CONF_OPTIONS, 1);
+	if (!c->source)
+		return why_set(why, -ENOMEM, "out of memory");
+	rc = set_defaults(c, why);
+	if (rc == 0 && path)
+		rc = conf_file_read(c, path, why);
+	if (rc == 0)
+		rc = conf_env_read(c, why);
+	if (rc == 0)
+		rc = set_flags(c, cli, why);
+	return rc ? rc : finish(c, why);
+}
+
+int conf_parse(int argc, char **argv, struct conf *out, struct why *why)
+{
+	const char *program = argc > 0 && argv[0] ? argv[0] : "lmcache-appliance server";
+	struct conf c = {0};
+	struct conf_cli cli;
+	int rc = conf_cli_parse(argc, argv, &cli, why);
+
+	memset(out, 0, sizeof(*out));
+	if (rc)
+		return rc;
+	if (cli.help || cli.version) {
+		if (cli.help)
+			conf_write_help(stdout, program);
+		else
+			printf("lmcache-appliance %s\n", CONF_VERSION);
+		return 1;
+	}
+	rc = fill(&c, &cli, why);
+	if (rc) {
+		conf_free(&c);
+		return rc;
+	}
+	*out = c;
+	return 0;
+}
+
+void conf_free(struct conf *c)
+{
+	for (unsigned i = 0; i < CONF_OPTIONS; i++) {
+		char *s;
+
+		if (conf_options[i].type != CONF_STR)
+			continue;
+		memcpy(&s, (char *)c + conf_options[i].offset, sizeof(s));
+		mem_free(s);
+	}
+	mem_free(c->source);
+	memset(c, 0, sizeof(*c));
+}
