@@ -211,6 +211,8 @@ static void walk(struct prefix_walk *w, const uint8_t *raw, size_t avail, uint32
 size_t prefix_probe(struct prefix_walk *w, const uint8_t *raw, size_t avail, uint32_t count)
 {
 	walk(w, raw, avail, count);
+	w->probed = raw;
+	w->probed_count = count;
 	return w->known_bytes;
 }
 
@@ -218,7 +220,9 @@ void prefix_match(void *ctx, const uint8_t *raw, size_t avail, uint32_t count, u
 {
 	struct prefix_walk *w = ctx;
 
-	walk(w, raw, avail, count);
+	if (w->probed != raw || w->probed_count != count)
+		walk(w, raw, avail, count);
+	w->probed = NULL;
 	*tokens = w->known * w->prefix->hash->chunk_tokens;
 	*bytes = w->known_bytes;
 }
@@ -328,6 +332,7 @@ void prefix_finish(struct prefix_walk *w, const struct wire_tokens *t)
 
 void prefix_abandon(struct prefix_walk *w)
 {
+	w->probed = NULL;
 	if (!w->node)
 		return;
 	lk_lock(&w->prefix->lk);

@@ -28,10 +28,12 @@ struct prefix_walk {
 	struct prefix *prefix;
 	struct store_hash *hashes; /* capacity max_chunks */
 	uint32_t max_chunks;
-	uint32_t known;     /* chunks found by the walk */
-	size_t known_bytes; /* their raw bytes */
-	uint32_t node;      /* deepest node, pinned until prefix_finish; 0 = root */
-	uint32_t nchunks;   /* after prefix_finish: all whole chunks */
+	uint32_t known;        /* chunks found by the walk */
+	size_t known_bytes;    /* their raw bytes */
+	uint32_t node;         /* deepest node, pinned until prefix_finish; 0 = root */
+	uint32_t nchunks;      /* after prefix_finish: all whole chunks */
+	const uint8_t *probed; /* token bytes the walk belongs to, while a probe waits for its match */
+	uint32_t probed_count;
 };
 
 /* 0 or -ENOMEM. Memory is virtual, touched on use. */

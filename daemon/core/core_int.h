@@ -1,0 +1,209 @@
+/* core_int.h - inside daemon/core: the one context main builds, tasks, execution environments.
+ *
+ * Path of a request: control thread receives it into a task, resolves the peer's dialect and the operation, then either runs
+ * the operation itself (no data to move, little to hash, nothing of the same lane queued) or hands the task to a worker; the
+ * worker decodes with its own scratch, runs, encodes the reply into the task and returns it through the completion queue.
+ * A task is always with exactly one thread.
+ */
+#ifndef DAEMON_CORE_CORE_INT_H
+#define DAEMON_CORE_CORE_INT_H
+
+#include "daemon/base/lock.h"
+#include "daemon/conf/conf.h"
+#include "daemon/core/context.h"
+#include "daemon/core/prefix.h"
+#include "daemon/core/session.h"
+#include "daemon/http/http.h"
+#include "daemon/http/metrics.h"
+#include "daemon/store/store.h"
+#include "numa/arena.h"
+#include "numa/topo.h"
+#include "transport/wire/wire.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <zmq.h>
+
+#define MAX_THREADS 128u
+#define TASKS       2048u /* requests in flight; beyond that the socket is not read */
+
+struct server;
+struct peer;
+
+/* ---- operations ---------------------------------------------------------------------------------------------- */
+
+enum lane {
+	LANE_CONTROL,  /* always at once */
+	LANE_LOOKUP,   /* in order per peer among themselves; may overtake transfers */
+	LANE_TRANSFER, /* in order per peer */
+	LANES,
+	LANE_NONE = LANES /* known to upstream, not served here: log, no reply */
+};
+
+/* What one thread needs to run operations. */
+struct exec {
+	struct server *srv;
+	struct wire_scratch *scratch;
+	struct prefix_walk *walk;
+	struct pk_mem *pk;
+	store_obj *objs; /* room for the most chunks one request can name */
+	struct wire_slot *slots;
+	uint32_t *indices;
+	struct pk_tensor *tensors;
+	uint32_t max_chunks;
+};
+
+/* What an operation answers. Arrays in `reply` may point into the exec. */
+struct outcome {
+	bool answered;
+	struct wire_reply reply;
+	zmq_msg_t big; /* payload frame written directly (tensor pickles); valid when has_big */
+	bool has_big;
+};
+
+struct op_def {
+	enum wire_op op;
+	enum lane lane;
+	bool heavy; /* moves bytes: never on the control thread */
+	bool keyed; /* first payload frame is a key */
+	void (*run)(struct exec *e, struct wire_req *r, struct outcome *o);
+};
+const struct op_def *op_def(enum wire_op op);
+/* The protocol's negative answer of an operation; false when it has none. */
+bool op_negative(struct server *srv, enum wire_dialect d, enum wire_op op, struct wire_reply *out);
+
+int exec_create(struct server *srv, struct exec **out, struct why *why);
+void exec_destroy(struct exec *e);
+
+/* op_*.c */
+void op_register_kv_cache(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_register_engine_driven(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_register_cpu_context(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_unregister(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_store(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_retrieve(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_query_status(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_query_hits(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_free_lookup_locks(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_end_session(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_prepare_store(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_commit_store(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_prepare_retrieve(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_commit_retrieve(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_store_cpu_chunks(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_retrieve_cpu_chunks(struct exec *e, struct wire_req *r, struct outcome *o);
+
+/* Shared by transfers (transfer.c). */
+struct range {
+	uint32_t first, n; /* chunks [first, first + n) of the prompt */
+	store_ns ns;       /* of this worker's rank; a reference when writing, else found or 0 */
+};
+/* Finishes hashing and checks [start, end): 0, -EINVAL. */
+int range_check(struct exec *e, const struct wire_req *r, struct range *out, struct why *why);
+store_ns range_ns_get(struct exec *e, const struct wire_req *r);  /* put it back */
+store_ns range_ns_find(struct exec *e, const struct wire_req *r); /* no reference; 0 = nothing stored */
+/* After a commit: the whole prompt of this rank ages together. */
+void range_touch(struct exec *e, const struct wire_req *r, store_ns ns);
+uint64_t key_id(const struct exec *e, const struct wire_req *r, const struct range *g);
+void refuse(struct server *srv, const struct wire_req *r, const struct why *why);
+
+/* ---- tasks and workers ----------------------------------------------------------------------------------------- */
+
+struct task {
+	struct task *next;
+	struct peer *peer; /* touched by the control thread only */
+	zmq_msg_t id, uid, type, payload[WIRE_MAX_PAYLOAD_FRAMES];
+	struct slice frames[WIRE_MAX_PAYLOAD_FRAMES];
+	uint32_t nframes;
+	uint64_t received_ns;
+	enum lane lane;
+	bool queued; /* counted in the peer's pending[] */
+	const struct op_def *def;
+	enum wire_dialect dialect;    /* best guess; after decoding: the one that fitted */
+	wire_dialect_set candidates;  /* the peer's */
+	bool bound;                   /* the peer's dialect family is certain */
+	bool decoded;                 /* it fitted some dialect */
+	uint64_t registered_instance; /* set by registrations: the peer's PINGs count for it */
+	bool has_reply;
+	zmq_msg_t reply; /* payload frame; size 0 = none */
+};
+
+/* Decodes and runs; fills task->has_reply/reply. On the control thread or a worker. */
+void task_run(struct exec *e, struct task *t);
+
+struct worker {
+	struct server *srv;
+	pthread_t thread;
+	char name[16];
+	int node_index; /* of the topology; -1 = not pinned */
+	struct exec *exec;
+	struct lk lk;
+	pthread_cond_t wake;
+	struct task *head, **tail;
+	uint32_t depth;
+	bool stop, started;
+	_Atomic uint64_t progress_ms;
+	_Atomic bool busy;
+	_Atomic int cpu;
+};
+
+int workers_start(struct server *srv, struct why *why);
+void workers_stop(struct server *srv);
+void worker_submit(struct worker *w, struct task *t);
+
+/* ---- control --------------------------------------------------------------------------------------------------- */
+
+struct control;
+int control_start(struct server *srv, struct why *why);
+void control_stop(struct server *srv);
+/* From a worker: the task is finished. */
+void control_complete(struct control *c, struct task *t);
+void control_counts(struct control *c, uint64_t *peers, uint64_t *dropped, uint64_t *bad);
+void control_progress(struct control *c, uint64_t *progress_ms, int *cpu);
+uint32_t control_port(const struct control *c);
+
+/* The durable record of the last dialects (state.c). */
+int state_open(struct server *srv, struct why *why);
+wire_dialect_set state_dialects(struct server *srv);
+void state_save_dialects(struct server *srv, wire_dialect_set set);
+
+/* ---- liveness (liveness.c), main thread's epoll ------------------------------------------------------------------- */
+
+/* Opens a pidfd when the instance id is the pid of a local process that is really our client. */
+void liveness_watch(struct server *srv, struct ctx *c);
+void liveness_event(struct server *srv, uint64_t instance_id);
+
+/* ---- HTTP's view (snapshot.c) -------------------------------------------------------------------------------------- */
+
+void snapshot_host(struct server *srv, struct http_host *out);
+
+struct server {
+	struct conf conf;
+	struct topo *topo;
+	struct arena *arena;
+	struct shmx_map *arena_guard;
+	struct store *store;
+	struct ctx_registry *contexts;
+	struct sessions *sessions;
+	struct chash chash;
+	struct prefix *prefix;
+	struct metrics *metrics;
+	struct http *http;
+	struct control *control;
+	struct worker worker[MAX_THREADS];
+	uint32_t ntransfer, nlookup; /* worker[0..ntransfer) move bytes, the next nlookup look up */
+	bool slots;                  /* the arena can be opened by name */
+	char instance_id[64];
+	char state_path[512];
+	wire_dialect_set saved_dialects;
+	uint64_t started_ms;
+	int epoll_fd, signal_fd, timer_fd;
+	pthread_t populate_thread;
+	bool populate_started;
+	_Atomic bool stopping;
+};
+
+#endif

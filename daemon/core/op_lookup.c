@@ -1,0 +1,110 @@
+/* op_lookup.c - LOOKUP, its queries, FREE_LOOKUP_LOCKS, END_SESSION.
+ *
+ * LOOKUP answers when the hit prefix is locked. There is no tier below L1 in this build, so the result is final at once and
+ * QUERY_PREFETCH_STATUS never answers "pending".
+ */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/core/core_int.h"
+
+#include <errno.h>
+
+#define MAX_LOCKS 128 /* upstream's bound on readers of one object */
+
+/* How many workers will read each object (protocol reference 5.5): the key says it outright in newer versions, else MLA is
+ * recognised by more tensor-parallel ranks than shards. 0 = refuse. */
+static uint16_t locks_wanted(const struct wire_req *r)
+{
+	int64_t ws = r->key.world_size, tp = r->tp_size > 1 ? r->tp_size : ws;
+	int64_t n = r->key.num_kv_readers;
+
+	if (!r->key.has_readers || n == 0)
+		n = tp > ws ? tp : 1;
+	if (n < 1)
+		return 0;
+	return (uint16_t)(n > MAX_LOCKS ? MAX_LOCKS : n);
+}
+
+static void count_lookup(struct server *srv, uint32_t nchunks, const struct session_hits *hits)
+{
+	uint64_t cs = srv->chash.chunk_tokens;
+
+	metric_add(srv->metrics, M_LOOKUPS_REQUESTS, 1);
+	metric_add(srv->metrics, M_LOOKUP_REQUESTED_TOKENS, nchunks * cs);
+	metric_add(srv->metrics, M_LOOKUP_HIT_TOKENS, hits->chunks * cs);
+	metric_add(srv->metrics, M_LOOKUP_HIT_L1_TOKENS, hits->chunks * cs);
+	metric_add(srv->metrics, M_SM_READ_REQUESTS, 1);
+	metric_add(srv->metrics, M_SM_READ_SUCCEED_KEYS, hits->chunks);
+	metric_add(srv->metrics, M_SM_READ_FAILED_KEYS, nchunks - hits->chunks);
+}
+
+void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct server *srv = e->srv;
+	struct session_hits hits = {0};
+	struct session_lookup l = {.request_id = r->key.request_id,
+				   .model = r->key.model,
+				   .salt = r->key.salt,
+				   .world_size = r->key.world_size,
+				   .locks = locks_wanted(r),
+				   .hashes = e->walk->hashes,
+				   .nchunks = e->walk->nchunks,
+				   .now_ms = clock_ms()};
+	struct why why;
+	int err;
+
+	l.object_bytes = l.locks ? ctx_object_bytes(srv->contexts, l.model, l.world_size) : 0;
+	err = sessions_lookup(srv->sessions, &l, &hits);
+	if (err || !l.locks) {
+		why_set(&why, err, l.locks ? "no room for another session" : "num_kv_readers below 1");
+		refuse(srv, r, &why);
+	}
+	count_lookup(srv, l.nchunks, &hits);
+	o->answered = true;
+	if (r->dialect <= WIRE_D1)
+		o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits.job_id};
+	else
+		o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+}
+
+static void answer_hits(struct exec *e, const struct wire_req *r, bool take, struct outcome *o)
+{
+	struct sessions *s = e->srv->sessions;
+	uint32_t hits =
+		r->dialect <= WIRE_D1 ? sessions_query_job(s, r->job_id, take) : sessions_query(s, r->request_id, take);
+
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits};
+}
+
+void op_query_status(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	answer_hits(e, r, true, o);
+}
+
+void op_query_hits(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	answer_hits(e, r, false, o);
+}
+
+/* Selected are chunks that begin at or after start and end at or before min(len, end) floored (reference 5.2). */
+void op_free_lookup_locks(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	uint64_t cs = e->srv->chash.chunk_tokens, count = r->key.tokens.count;
+	uint64_t first = (r->key.start + cs - 1) / cs;
+	uint64_t last = (r->key.end < count ? r->key.end : count) / cs;
+
+	if (first < last && last <= UINT32_MAX)
+		sessions_release(e->srv->sessions, r->key.request_id, (uint32_t)first, (uint32_t)(last - first), -1,
+				 locks_wanted(r), clock_ms());
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+}
+
+void op_end_session(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	if (!sessions_end(e->srv->sessions, r->request_id, clock_ms()))
+		log_debug("END_SESSION of unknown request '%.*s'", SLICE_FMT(r->request_id));
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+}
