@@ -24,9 +24,13 @@ struct mp_in {
 	const char *err; /* NULL while good; else what was wrong (constant text) */
 };
 
+/* Value of `err` when something well formed was larger than the caller allows; compare by address. */
+extern const char mp_err_bound[];
+
 static inline struct mp_in mp_in(struct slice s)
 {
-	return (struct mp_in){s.p, (const uint8_t *)s.p + s.n, NULL};
+	const uint8_t *p = s.p;
+	return (struct mp_in){p, s.n ? p + s.n : p, NULL};
 }
 
 /* Type of the next item without consuming it. MP_INT only for negative fixint and signed forms. */
