@@ -1,0 +1,407 @@
+/* op_engine.c - transfers the engine drives itself: slots in the arena it maps (PREPARE, COMMIT), or bytes in messages.
+ *
+ * Slots: PREPARE_STORE reserves, the engine writes through its own mapping, COMMIT_STORE makes the chunks readable; PREPARE_
+ * RETRIEVE locks, the engine reads, COMMIT_RETRIEVE unlocks. What lies between is kept in the context (ctx_pending), so an
+ * engine that dies or forgets gives everything back. Bytes: pickled tensor lists, parsed as data, never executed.
+ */
+#include "daemon/base/clock.h"
+#include "daemon/base/mem.h"
+#include "daemon/core/core_int.h"
+
+#include <errno.h>
+#include <string.h>
+
+static struct ctx *engine_ctx(struct exec *e, const struct wire_req *r, struct range *g, struct why *why)
+{
+	struct ctx *c = ctx_get(e->srv->contexts, r->instance_id);
+
+	if (!c) {
+		why_set(why, -ENOENT, "unknown instance");
+		return NULL;
+	}
+	if (range_check(e, r, g, why))
+		goto put;
+	if (c->kind == CTX_PAGED) {
+		why_set(why, -EINVAL, "the instance registered paged memory, not engine-driven transfer");
+		goto put;
+	}
+	if (c->world_size != r->key.world_size || !slice_is(r->key.model, c->model)) {
+		why_set(why, -EINVAL, "key of another model or world size than registered");
+		goto put;
+	}
+	return c;
+put:
+	ctx_put(e->srv->contexts, c);
+	return NULL;
+}
+
+static struct ctx_pending *new_pending(const struct exec *e, uint64_t id, bool store, uint32_t n)
+{
+	struct ctx_pending *p = mem_calloc(1, sizeof(*p) + n * sizeof(p->objs[0]));
+
+	if (!p)
+		return NULL;
+	p->key_id = id;
+	p->store = store;
+	p->since_ms = clock_ms();
+	p->n = n;
+	memcpy(p->objs, e->objs, n * sizeof(p->objs[0]));
+	return p;
+}
+
+/* Lists the slots of e->objs[0..n) that are reserved or locked. */
+static void list_slots(struct exec *e, const struct ctx *c, uint32_t n, struct wire_slots *out)
+{
+	uint32_t k = 0;
+
+	for (uint32_t j = 0; j < n; j++) {
+		if (!e->objs[j])
+			continue;
+		e->slots[k] = (struct wire_slot){store_offset(e->srv->store, e->objs[j]), c->object_bytes};
+		e->indices[k++] = j;
+	}
+	*out = (struct wire_slots){.shm = true,
+				   .v = e->slots,
+				   .chunk_indices = e->indices,
+				   .n = k,
+				   .ndim = c->ndim,
+				   .dtype = slice_str(pk_dtype_name(c->dtype))};
+	memcpy(out->shape, c->shape, sizeof(out->shape));
+}
+
+static uint32_t reserve(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g)
+{
+	struct server *srv = e->srv;
+	store_ns ns = range_ns_get(e, r);
+	struct store_reserve_result res = {0};
+
+	memset(e->objs, 0, g->n * sizeof(e->objs[0]));
+	if (!ns)
+		return 0;
+	metric_add(srv->metrics, M_SM_WRITE_REQUESTS, 1);
+	range_touch(e, r, ns);
+	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, -1, clock_ms(), e->objs);
+	metric_add(srv->metrics, M_SM_WRITE_SUCCEED_KEYS, res.reserved);
+	metric_add(srv->metrics, M_SM_WRITE_FAILED_KEYS, res.present + res.refused);
+	metric_add(srv->metrics, M_L1_ALLOCATION_FAILURE_CHUNKS, res.refused);
+	store_ns_put(srv->store, ns); /* the reserved objects keep it alive */
+	return res.reserved;
+}
+
+static void commit(struct exec *e, const struct wire_req *r, const store_obj *objs, uint32_t n, uint32_t *readable)
+{
+	store_ns ns;
+
+	*readable = store_commit(e->srv->store, objs, n, clock_ms());
+	metric_add(e->srv->metrics, M_L1_WRITE_CHUNKS, *readable);
+	ns = range_ns_find(e, r);
+	if (ns)
+		range_touch(e, r, ns);
+}
+
+void op_prepare_store(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct range g = {0};
+	struct why why;
+	struct ctx *c = engine_ctx(e, r, &g, &why);
+	struct wire_slots *slots = &o->reply.slots;
+	struct ctx_pending *p;
+
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_PREPARE_STORE};
+	slots->shm = e->srv->slots;
+	if (!c) {
+		refuse(e->srv, r, &why);
+		return;
+	}
+	slots->shm = c->kind == CTX_SLOTS;
+	if (c->kind == CTX_SLOTS && reserve(e, r, c, &g)) {
+		p = new_pending(e, key_id(e, r, &g), true, g.n);
+		if (p && ctx_pending_add(e->srv->contexts, c, p) == 0) {
+			list_slots(e, c, g.n, slots);
+		} else {
+			store_abort(e->srv->store, e->objs, g.n);
+			mem_free(p);
+		}
+	}
+	ctx_put(e->srv->contexts, c);
+}
+
+static uint32_t count_taken(const store_obj *objs, uint32_t n)
+{
+	uint32_t k = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		k += objs[i] != 0;
+	return k;
+}
+
+static bool commit_slots(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g)
+{
+	struct ctx_pending *p = ctx_pending_take(e->srv->contexts, c, key_id(e, r, g), true);
+	uint32_t readable, want;
+
+	if (!p)
+		return false;
+	want = count_taken(p->objs, p->n);
+	commit(e, r, p->objs, p->n, &readable);
+	mem_free(p);
+	return readable == want;
+}
+
+/* A tensor of a chunk must be exactly the chunk's contiguous array. */
+static bool fits(const struct pk_tensor *t, const struct ctx *c)
+{
+	uint64_t count = 1, expect = c->object_bytes / pk_dtype_size(c->dtype);
+	int64_t stride = 1;
+
+	for (uint32_t d = t->ndim; d-- > 0;) {
+		if (t->shape[d] != 1 && t->stride[d] != stride)
+			return false;
+		if (t->shape[d] == 0 || t->shape[d] > expect / count)
+			return false;
+		stride *= (int64_t)t->shape[d];
+		count *= t->shape[d];
+	}
+	return count == expect && t->dtype == c->dtype;
+}
+
+static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g)
+{
+	uint32_t reserved, readable;
+	struct why why;
+	ssize_t n = pk_tensors_parse(r->data, e->pk, e->tensors, e->max_chunks, &why);
+
+	if (n < 0 || (uint32_t)n != g->n) {
+		if (n >= 0)
+			why_set(&why, -EINVAL, "%zd tensors for %u chunks", n, g->n);
+		refuse(e->srv, r, &why);
+		return false;
+	}
+	for (uint32_t j = 0; j < g->n; j++) {
+		if (!fits(&e->tensors[j], c)) {
+			why_set(&why, -EINVAL, "tensor %u is not a contiguous chunk of the registered layout", j);
+			refuse(e->srv, r, &why);
+			return false;
+		}
+	}
+	reserved = reserve(e, r, c, g);
+	for (uint32_t j = 0; j < g->n; j++) {
+		const struct pk_tensor *t = &e->tensors[j];
+
+		if (e->objs[j])
+			kv_copy(store_ptr(e->srv->store, e->objs[j]),
+				(const uint8_t *)t->storage.p + t->storage_offset * pk_dtype_size(t->dtype),
+				c->object_bytes);
+	}
+	metric_add(e->srv->metrics, M_STORE_BYTES, reserved * c->object_bytes);
+	commit(e, r, e->objs, g->n, &readable);
+	return readable == reserved && store_peek_prefix(e->srv->store, (store_ns[]){range_ns_find(e, r)}, 1,
+							 e->walk->hashes + g->first, g->n, c->object_bytes) == g->n;
+}
+
+void op_commit_store(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct range g = {0};
+	struct why why;
+	struct ctx *c = engine_ctx(e, r, &g, &why);
+	bool ok = false;
+
+	if (!c)
+		refuse(e->srv, r, &why);
+	else if (c->kind == CTX_SLOTS && r->data.n == 0)
+		ok = commit_slots(e, r, c, &g);
+	else
+		ok = store_bytes_of(e, r, c, &g);
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_BOOL, .flag = ok};
+	ctx_put(e->srv->contexts, c);
+}
+
+void op_store_cpu_chunks(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct range g = {0};
+	struct why why;
+	struct ctx *c = engine_ctx(e, r, &g, &why);
+	bool ok = c && store_bytes_of(e, r, c, &g);
+
+	if (!c)
+		refuse(e->srv, r, &why);
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_BOOL, .flag = ok};
+	ctx_put(e->srv->contexts, c);
+}
+
+/* Locks the range's chunks: 0 or -ENOENT. */
+static int lock_range(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g)
+{
+	uint32_t missing;
+	store_ns ns = range_ns_find(e, r);
+
+	if (g->n == 0)
+		return 0;
+	if (!ns)
+		return -ENOENT;
+	return store_lock_all(e->srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, clock_ms(), e->objs,
+			      &missing);
+}
+
+/* The lookup's lock on these chunks has done its work. */
+static void release_lookup(struct exec *e, const struct wire_req *r, const struct range *g)
+{
+	int rank = r->key.worker_id < 0 ? 0 : r->key.worker_id;
+
+	sessions_release(e->srv->sessions, r->key.request_id, g->first, g->n, rank, 1, clock_ms());
+}
+
+struct fill_args {
+	struct exec *e;
+};
+
+static void fill_chunk(void *arg, size_t i, void *dst, size_t bytes)
+{
+	struct exec *e = ((struct fill_args *)arg)->e;
+
+	kv_copy(dst, store_ptr(e->srv->store, e->objs[i]), bytes);
+}
+
+static void drop_pickle(void *data, void *hint)
+{
+	(void)hint;
+	mem_free(data);
+}
+
+/* Pickles the locked chunks into one buffer. NULL when out of memory. */
+static void *pickle_range(struct exec *e, const struct ctx *c, const struct range *g, size_t *bytes)
+{
+	size_t cap = pk_tensors_bound(c->dtype, c->shape, c->ndim, g->n);
+	struct fill_args args = {e};
+	void *buf = mem_realloc(NULL, cap); /* not zeroed: it is written whole */
+	ssize_t n = buf ? pk_tensors_emit(c->dtype, c->shape, c->ndim, g->n, fill_chunk, &args, buf, cap) : -1;
+
+	if (n < 0) {
+		mem_free(buf);
+		return NULL;
+	}
+	*bytes = (size_t)n;
+	return buf;
+}
+
+/* Encodes `reply`, whose bytes are `pickle`, as the payload frame and frees the pickle. */
+static void answer_big(struct outcome *o, void *pickle)
+{
+	size_t cap = wire_reply_bound(&o->reply);
+	void *frame = mem_realloc(NULL, cap);
+	ssize_t n = frame ? wire_reply_encode(&o->reply, frame, cap) : -1;
+
+	mem_free(pickle);
+	if (n > 0 && zmq_msg_init_data(&o->big, frame, (size_t)n, drop_pickle, NULL) == 0) {
+		o->has_big = true;
+		return;
+	}
+	mem_free(frame);
+	o->reply.flag = false;
+	o->reply.bytes = slice_of("", 0);
+}
+
+/* The chunks as bytes in the message: [success, pickle] in either reply form. */
+static bool answer_bytes(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g,
+			 struct outcome *o)
+{
+	size_t bytes = 0;
+	void *pickle = NULL;
+
+	if (lock_range(e, r, c, g) == 0) {
+		pickle = pickle_range(e, c, g, &bytes);
+		store_unlock(e->srv->store, e->objs, NULL, g->n, clock_ms());
+		metric_add(e->srv->metrics, M_RETRIEVE_BYTES, g->n * c->object_bytes);
+		metric_add(e->srv->metrics, M_L1_READ_CHUNKS, g->n);
+	}
+	release_lookup(e, r, g);
+	if (!pickle)
+		return false;
+	o->reply.flag = true;
+	o->reply.bytes = slice_of(pickle, bytes);
+	answer_big(o, pickle);
+	return o->has_big;
+}
+
+static bool prepare_slots(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g,
+			  struct outcome *o)
+{
+	struct ctx_pending *p;
+
+	if (lock_range(e, r, c, g)) {
+		release_lookup(e, r, g);
+		return false;
+	}
+	p = new_pending(e, key_id(e, r, g), false, g->n);
+	if (!p || ctx_pending_add(e->srv->contexts, c, p)) {
+		store_unlock(e->srv->store, e->objs, NULL, g->n, clock_ms());
+		mem_free(p);
+		return false;
+	}
+	list_slots(e, c, g->n, &o->reply.slots);
+	return true;
+}
+
+void op_prepare_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct range g = {0};
+	struct why why;
+	struct ctx *c = engine_ctx(e, r, &g, &why);
+	bool ok = false;
+
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_PREPARE_RETRIEVE, .bytes = slice_of("", 0)};
+	if (!c)
+		refuse(e->srv, r, &why);
+	else if (c->kind == CTX_SLOTS)
+		ok = prepare_slots(e, r, c, &g, o);
+	else
+		ok = answer_bytes(e, r, c, &g, o);
+	if (c && !ok)
+		metric_add(e->srv->metrics, M_L1_READ_FAILURE_CHUNKS, 1);
+	o->reply.flag = ok;
+	ctx_put(e->srv->contexts, c);
+}
+
+void op_retrieve_cpu_chunks(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct range g = {0};
+	struct why why;
+	struct ctx *c = engine_ctx(e, r, &g, &why);
+
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_BOOL_BYTES, .bytes = slice_of("", 0)};
+	if (!c)
+		refuse(e->srv, r, &why);
+	else if (!answer_bytes(e, r, c, &g, o))
+		metric_add(e->srv->metrics, M_L1_READ_FAILURE_CHUNKS, 1);
+	ctx_put(e->srv->contexts, c);
+}
+
+void op_commit_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct range g = {0};
+	struct why why;
+	struct ctx *c = engine_ctx(e, r, &g, &why);
+	struct ctx_pending *p;
+	bool ok = c != NULL;
+
+	if (!c) {
+		refuse(e->srv, r, &why);
+	} else if (c->kind == CTX_SLOTS) {
+		p = ctx_pending_take(e->srv->contexts, c, key_id(e, r, &g), false);
+		ok = p != NULL;
+		if (p) {
+			store_unlock(e->srv->store, p->objs, NULL, p->n, clock_ms());
+			metric_add(e->srv->metrics, M_L1_READ_CHUNKS, p->n);
+			mem_free(p);
+		}
+		release_lookup(e, r, &g);
+	}
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_BOOL, .flag = ok};
+	ctx_put(e->srv->contexts, c);
+}

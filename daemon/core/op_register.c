@@ -1,0 +1,119 @@
+/* op_register.c - engines come and go. A refused registration is answered at once, with one clear log line: an engine that
+ * waits 300 s for an answer it never gets helps nobody. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/core/core_int.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void enter(struct server *srv, struct ctx *c, const struct wire_req *r)
+{
+	struct slice model = slice_str(c->model), none = slice_of("", 0);
+	char id[24];
+	struct slice labels[3] = {slice_of(id, 0), slice_str("cpu"), model};
+	bool replace = r->dialect < WIRE_D4; /* from D4 on a second registration is ignored */
+	bool paged = c->kind == CTX_PAGED;
+	uint32_t layers = c->num_layers;
+	uint64_t bytes = c->object_bytes;
+	int err;
+
+	labels[0].n = (size_t)snprintf(id, sizeof(id), "%llu", (unsigned long long)c->instance_id);
+	c->store_gbs = metric_series_get(srv->metrics, M_L0_L1_STORE_THROUGHPUT, labels, 3);
+	c->load_gbs = metric_series_get(srv->metrics, M_L0_L1_LOAD_THROUGHPUT, labels, 3);
+	c->loaded_chunks =
+		metric_series_get(srv->metrics, M_NUM_CHUNKS_LOADED, (struct slice[]){labels[0], model, none}, 3);
+	c->created_ms = clock_ms();
+	ctx_seen(c, c->created_ms, false);
+	liveness_watch(srv, c);
+	err = ctx_enter(srv->contexts, c, replace);
+	if (err == -EEXIST)
+		log_warn("instance %llu is registered already: the second registration is ignored",
+			 (unsigned long long)r->instance_id);
+	else if (err)
+		log_error("instance %llu refused: %d instances are registered, the most this server takes",
+			  (unsigned long long)r->instance_id, CTX_MAX);
+	else
+		log_info("Registered KV cache for GPU ID %llu with %u layers (model '%.*s', world size %u, %s, %llu "
+			 "bytes per chunk)",
+			 (unsigned long long)r->instance_id, layers, SLICE_FMT(r->model), r->world_size,
+			 paged ? "shared-memory pages" : "engine-driven", (unsigned long long)bytes);
+	if (err)
+		ctx_put(srv->contexts, c);
+}
+
+static void refuse_instance(struct server *srv, const struct wire_req *r, const struct why *why)
+{
+	metric_add(srv->metrics, M_REQUEST_ERRORS, 1);
+	log_error("registration of instance %llu (model '%.*s') refused: %s", (unsigned long long)r->instance_id,
+		  SLICE_FMT(r->model), why->text);
+}
+
+void op_register_kv_cache(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct server *srv = e->srv;
+	struct ctx_paged_conf conf = {srv->chash.chunk_tokens, srv->conf.null_block_id, e->pk};
+	struct ctx *c;
+	struct why why;
+	int err;
+
+	if (srv->conf.supported_transfer_mode == CONF_TRANSFER_ENGINE_DRIVEN)
+		err = why_set(&why, -EOPNOTSUPP, "--supported-transfer-mode is engine_driven");
+	else
+		err = ctx_paged_create(r, &conf, &c, &why);
+	if (err)
+		refuse_instance(srv, r, &why);
+	else
+		enter(srv, c, r);
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+}
+
+static int enter_engine_driven(struct exec *e, struct wire_req *r, bool slots)
+{
+	struct server *srv = e->srv;
+	struct ctx *c;
+	struct why why;
+	int err;
+
+	if (srv->conf.supported_transfer_mode == CONF_TRANSFER_LMCACHE_DRIVEN)
+		err = why_set(&why, -EOPNOTSUPP, "--supported-transfer-mode is lmcache_driven");
+	else
+		err = ctx_engine_driven_create(r, srv->chash.chunk_tokens, slots, &c, &why);
+	if (err)
+		refuse_instance(srv, r, &why);
+	else
+		enter(srv, c, r);
+	return err;
+}
+
+void op_register_engine_driven(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	struct server *srv = e->srv;
+	int err = enter_engine_driven(e, r, srv->slots);
+
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_POOL, .shm_name = slice_of("", 0)};
+	if (!err && srv->slots) {
+		o->reply.shm_name = slice_str(arena_shm_name(srv->arena));
+		o->reply.pool_size = arena_bytes(srv->arena);
+	}
+}
+
+/* D3b: bytes in messages only. */
+void op_register_cpu_context(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	enter_engine_driven(e, r, false);
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+}
+
+void op_unregister(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	if (ctx_drop(e->srv->contexts, r->instance_id))
+		log_info("instance %llu unregistered", (unsigned long long)r->instance_id);
+	else
+		log_warn("instance %llu asked to be unregistered but is not known", (unsigned long long)r->instance_id);
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+}
