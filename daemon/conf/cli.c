@@ -1,5 +1,5 @@
-/* The command line. argp stores values and prints help; names are checked before it, because getopt accepts abbreviations
- * (a script with --l1-s would break with the next option of that start) and cannot say why an option is refused. */
+/* The command line. argp splits it; names are checked before, because getopt accepts abbreviations (a script with --l1-s would
+ * break with the next option of that start) and cannot say why an option is refused. */
 #include "daemon/conf/conf_int.h"
 
 #include "daemon/base/check.h"
@@ -12,50 +12,22 @@
 /* argp keys: option i, its negation, deprecated name i. Above every character, so that none gets a short form. */
 enum { KEY_OPTION = 0x1000, KEY_NO = 0x2000, KEY_OLD = 0x3000, KEY_VERSION = 0x4000 };
 
-#define HELP_CAP   512
 #define TABLE_ROWS (2 * CONF_OPTIONS + CONF_GROUPS + 64)
 
 struct table {
 	struct argp_option argp[TABLE_ROWS];
-	char text[CONF_OPTIONS][HELP_CAP];
 	char no[CONF_OPTIONS][64];
 };
-
-static void describe(const struct conf_option *o, char *buf, size_t cap)
-{
-	char env[CONF_ENV_CAP], range[160];
-	const char *def = o->def_text ? o->def_text : o->def;
-
-	conf_range_text(o, range, sizeof(range));
-	if (o->type == CONF_FLAG)
-		def = NULL;
-	if (o->type == CONF_PAIR)
-		def = strcmp(o->def, "true") == 0 ? "on" : "off";
-	snprintf(buf, cap, "%s%s%s%s%s%s [%s]", o->text, range[0] ? "; " : "", range, o->required ? "; required" : "",
-		 def ? "; default " : "", def ? def : "", conf_env_name(o, env));
-}
-
-static const char *metavar(const struct conf_option *o)
-{
-	if (o->type == CONF_FLAG || o->type == CONF_PAIR)
-		return NULL;
-	return o->metavar ? o->metavar : "NAME";
-}
 
 static struct argp_option *fill_option(struct table *t, struct argp_option *at, unsigned i)
 {
 	const struct conf_option *o = &conf_options[i];
-	int group = (int)o->group + 1;
+	bool flag = o->type == CONF_FLAG || o->type == CONF_PAIR;
 
-	if (i == 0 || conf_options[i - 1].group != o->group)
-		*at++ = (struct argp_option){.doc = conf_group_titles[o->group], .group = group};
-	describe(o, t->text[i], HELP_CAP);
-	*at++ = (struct argp_option){
-		.name = o->flag, .key = KEY_OPTION + (int)i, .arg = metavar(o), .doc = t->text[i], .group = group};
+	*at++ = (struct argp_option){.name = o->flag, .key = KEY_OPTION + (int)i, .arg = flag ? NULL : "VALUE"};
 	if (o->type == CONF_PAIR) {
 		snprintf(t->no[i], sizeof(t->no[i]), "no-%s", o->flag);
-		*at++ = (struct argp_option){
-			.name = t->no[i], .key = KEY_NO + (int)i, .doc = "The opposite", .group = group};
+		*at++ = (struct argp_option){.name = t->no[i], .key = KEY_NO + (int)i};
 	}
 	return at;
 }
@@ -70,11 +42,10 @@ static void fill(struct table *t)
 		check(at < t->argp + TABLE_ROWS - 3);
 		*at++ = (struct argp_option){.name = conf_deprecateds[i].flag,
 					     .key = KEY_OLD + (int)i,
-					     .arg = conf_deprecateds[i].kind == CONF_KIND_V ? "VALUE" : NULL,
-					     .flags = OPTION_HIDDEN};
+					     .arg = conf_deprecateds[i].kind == CONF_KIND_V ? "VALUE" : NULL};
 	}
-	*at++ = (struct argp_option){.name = "help", .key = 'h', .doc = "Print this text", .group = -1};
-	*at++ = (struct argp_option){.name = "version", .key = KEY_VERSION, .doc = "Print the version", .group = -1};
+	*at++ = (struct argp_option){.name = "help", .key = 'h'};
+	*at++ = (struct argp_option){.name = "version", .key = KEY_VERSION};
 	*at = (struct argp_option){0};
 }
 
@@ -100,33 +71,6 @@ static error_t on_option(int key, char *arg, struct argp_state *state)
 	} else
 		return ARGP_ERR_UNKNOWN;
 	return 0;
-}
-
-static const char help_top[] = "KV cache server for LLM engines; speaks the protocol of LMCache's multiprocess server.";
-static const char help_bottom[] = "Precedence: flag, environment variable (in brackets), config file, default. In a "
-				  "config file the key is the flag "
-				  "without its dashes: \"port = 5555\". docs/options.md has all of it.";
-
-static struct argp argp_of(const struct table *t)
-{
-	return (struct argp){.options = t->argp, .parser = on_option};
-}
-
-void conf_write_help(FILE *out, const char *program)
-{
-	struct table *t = mem_calloc(1, sizeof(*t));
-	struct argp argp;
-	char name[128];
-
-	if (!t)
-		return;
-	fill(t);
-	argp = argp_of(t);
-	snprintf(name, sizeof(name), "%s", program);
-	fprintf(out, "%s\n\n", help_top);
-	argp_help(&argp, out, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG, name);
-	fprintf(out, "\n%s\n", help_bottom);
-	mem_free(t);
 }
 
 /* ---- names, before argp sees them ------------------------------------------------------------------------------- */
@@ -205,7 +149,7 @@ static error_t run_argp(int argc, char **argv, struct conf_cli *out)
 	if (!t)
 		return ENOMEM;
 	fill(t);
-	argp = argp_of(t);
+	argp = (struct argp){.options = t->argp, .parser = on_option};
 	rc = argp_parse(&argp, argc, argv, ARGP_NO_EXIT | ARGP_NO_ERRS | ARGP_NO_HELP, NULL, out);
 	mem_free(t);
 	return rc;

@@ -66,7 +66,7 @@ char *conf_json(const struct conf *c)
 		json_pack("{s:o, s:o, s:o, s:{s:s, s:I}, s:o}", "mp_config", mp_config(c), "storage_manager_config",
 			  storage_config(c), "obs_config", obs_config(c), "http_config", "http_host", c->http_host,
 			  "http_port", (json_int_t)c->http_port, "appliance_config", our_config(c));
-	char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
+	char *text = root ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
 
 	json_decref(root);
 	return text;
