@@ -5,7 +5,8 @@
  * the mapping as faulted and lets the copy run to its end. Callers ask shmx_faulted after a copy and then answer
  * "failed". A SIGBUS outside the table is not ours and kills the process as usual.
  *
- * Threads: init by main before any other; the rest from any thread. Mappings are counted references.
+ * Threads: init by main before any other; the rest from any thread. Mappings are counted references. A thread that touches
+ * a mapping must not have SIGBUS blocked: the kernel kills the process rather than deliver a blocked fault.
  */
 #ifndef TRANSPORT_SHM_SHMX_H
 #define TRANSPORT_SHM_SHMX_H
@@ -34,7 +35,8 @@ uint8_t *shmx_base(const struct shmx_map *m);
 uint64_t shmx_bytes(const struct shmx_map *m);
 bool shmx_faulted(const struct shmx_map *m);
 
-/* Puts memory of our own (the arena) under the same guard. */
+/* Puts memory of our own (the arena) under the same guard; the put does not unmap it. `base` lies on a page boundary.
+ * 0, -EINVAL, -EMFILE (table full). */
 int shmx_guard(void *base, uint64_t bytes, struct shmx_map **out, struct why *why);
 
 #endif
