@@ -172,7 +172,9 @@ void state_save_dialects(struct server *srv, wire_dialect_set set);
 
 /* ---- liveness (liveness.c), main thread's epoll ------------------------------------------------------------------- */
 
-/* Opens a pidfd when the instance id is the pid of a local process that is really our client. */
+/* Opens a pidfd when the instance id is the pid of a local process that is really our client (before ctx_enter). */
+void liveness_open(struct server *srv, struct ctx *c);
+/* Has the main thread wait for its end (after ctx_enter). */
 void liveness_watch(struct server *srv, struct ctx *c);
 void liveness_event(struct server *srv, uint64_t instance_id);
 

@@ -25,7 +25,8 @@ static void enter(struct server *srv, struct ctx *c, const struct wire_req *r)
 		metric_series_get(srv->metrics, M_NUM_CHUNKS_LOADED, (struct slice[]){labels[0], model, none}, 3);
 	c->created_ms = clock_ms();
 	ctx_seen(c, c->created_ms, false);
-	liveness_watch(srv, c);
+	liveness_open(srv, c);
+	atomic_fetch_add(&c->refs, 1); /* the table takes one, this function keeps one */
 	err = ctx_enter(srv->contexts, c, replace);
 	if (err == -EEXIST)
 		log_warn("instance %llu is registered already: the second registration is ignored",
@@ -40,6 +41,9 @@ static void enter(struct server *srv, struct ctx *c, const struct wire_req *r)
 			 paged ? "shared-memory pages" : "engine-driven", (unsigned long long)bytes);
 	if (err)
 		ctx_put(srv->contexts, c);
+	else
+		liveness_watch(srv, c);
+	ctx_put(srv->contexts, c);
 }
 
 static void refuse_instance(struct server *srv, const struct wire_req *r, const struct why *why)

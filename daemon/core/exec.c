@@ -1,0 +1,182 @@
+/* exec.c - an execution environment, and running one task in it: decode by the peer's dialect, run, encode the reply. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/mem.h"
+#include "daemon/core/core_int.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* Virtual memory, touched on use: a request of a few chunks costs a few pages. */
+static void *map_array(size_t n, size_t element)
+{
+	void *p = mmap(NULL, n * element, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap_array(void *p, size_t n, size_t element)
+{
+	if (p)
+		munmap(p, n * element);
+}
+
+int exec_create(struct server *srv, struct exec **out, struct why *why)
+{
+	struct exec *e = mem_calloc(1, sizeof(*e));
+	uint32_t max_tokens = srv->conf.max_tokens;
+
+	if (!e)
+		return why_set(why, -ENOMEM, "out of memory");
+	e->srv = srv;
+	e->max_chunks = max_tokens / srv->chash.chunk_tokens + 1;
+	e->objs = map_array(e->max_chunks, sizeof(*e->objs));
+	e->slots = map_array(e->max_chunks, sizeof(*e->slots));
+	e->indices = map_array(e->max_chunks, sizeof(*e->indices));
+	e->tensors = map_array(e->max_chunks, sizeof(*e->tensors));
+	if (!e->objs || !e->slots || !e->indices || !e->tensors ||
+	    wire_scratch_create(max_tokens, srv->chash.chunk_tokens, &e->scratch) ||
+	    prefix_walk_create(srv->prefix, max_tokens, &e->walk) || pk_mem_create(&e->pk)) {
+		exec_destroy(e);
+		return why_set(why, -ENOMEM, "cannot reserve a thread's working memory");
+	}
+	e->scratch->prefix = prefix_match;
+	e->scratch->prefix_ctx = e->walk;
+	*out = e;
+	return 0;
+}
+
+void exec_destroy(struct exec *e)
+{
+	if (!e)
+		return;
+	unmap_array(e->objs, e->max_chunks, sizeof(*e->objs));
+	unmap_array(e->slots, e->max_chunks, sizeof(*e->slots));
+	unmap_array(e->indices, e->max_chunks, sizeof(*e->indices));
+	unmap_array(e->tensors, e->max_chunks, sizeof(*e->tensors));
+	wire_scratch_destroy(e->scratch);
+	prefix_walk_destroy(e->walk);
+	pk_mem_destroy(e->pk);
+	mem_free(e);
+}
+
+static bool try_dialect(struct exec *e, struct task *t, enum wire_dialect d, struct wire_req *r, struct why *why)
+{
+	uint64_t number;
+	struct slice name;
+	enum wire_op op;
+
+	if (wire_type_decode(slice_of(zmq_msg_data(&t->type), zmq_msg_size(&t->type)), &number, &name) || name.p)
+		return false;
+	op = wire_dialect_op(d, number);
+	if (op == WIRE_UNKNOWN || !op_def(op) || op_def(op)->lane != t->def->lane)
+		return false;
+	e->scratch->u32_used = 0;
+	if (wire_request_decode(d, op, t->frames, t->nframes, e->scratch, r, why)) {
+		prefix_abandon(e->walk);
+		return false;
+	}
+	t->dialect = d;
+	t->def = op_def(op);
+	return true;
+}
+
+/* The peer's best guess first, then whatever else is still possible. A success narrows the peer's dialect. */
+static bool decode(struct exec *e, struct task *t, struct wire_req *r, struct why *why)
+{
+	enum wire_dialect first = t->dialect;
+	struct why other;
+
+	if (try_dialect(e, t, first, r, why))
+		return true;
+	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
+		if (d == first || !(t->candidates >> d & 1))
+			continue;
+		if (try_dialect(e, t, (enum wire_dialect)d, r, &other)) {
+			t->candidates &= ~(1u << first);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void encode(struct task *t, struct outcome *o)
+{
+	size_t cap = wire_reply_bound(&o->reply);
+	ssize_t n;
+
+	if (o->has_big) {
+		t->reply = o->big;
+		t->has_reply = true;
+		return;
+	}
+	if (zmq_msg_init_size(&t->reply, cap))
+		return;
+	n = wire_reply_encode(&o->reply, zmq_msg_data(&t->reply), cap);
+	if (n < 0 || ((size_t)n != cap && n != 0)) {
+		/* the bound was generous: a frame of the exact size */
+		zmq_msg_t exact;
+		if (n > 0 && zmq_msg_init_size(&exact, (size_t)n) == 0) {
+			memcpy(zmq_msg_data(&exact), zmq_msg_data(&t->reply), (size_t)n);
+			zmq_msg_close(&t->reply);
+			t->reply = exact;
+			t->has_reply = true;
+			return;
+		}
+		zmq_msg_close(&t->reply);
+		return;
+	}
+	if (n == 0) {
+		zmq_msg_close(&t->reply);
+		zmq_msg_init(&t->reply);
+	}
+	t->has_reply = true;
+}
+
+static void log_bad(struct server *srv, const struct task *t, const struct why *why)
+{
+	static struct log_limit limit;
+	uint64_t dropped;
+	char peer[16];
+	const uint8_t *id = zmq_msg_data((zmq_msg_t *)&t->id);
+	size_t n = zmq_msg_size(&t->id);
+
+	metric_add(srv->metrics, M_REQUEST_ERRORS, 1);
+	if (!log_limit_pass(&limit, 200, &dropped))
+		return;
+	peer[0] = '\0';
+	for (size_t i = 0; i < n && i < 5; i++)
+		snprintf(peer + 2 * i, sizeof(peer) - 2 * i, "%02x", id[i]);
+	log_warn("%s from peer %s (%s) cannot be read: %s%s", wire_op_name(t->def->op), peer,
+		 wire_dialect_name(t->dialect), why->text, dropped ? " (and more)" : "");
+}
+
+void task_run(struct exec *e, struct task *t)
+{
+	struct wire_req req; /* filled by the decoder, whole */
+	struct outcome out;
+	struct why why = {0};
+
+	out.answered = out.has_big = false;
+	t->decoded = decode(e, t, &req, &why);
+	if (t->decoded) {
+		if (req.has_key)
+			prefix_finish(e->walk, &req.key.tokens);
+		t->def->run(e, &req, &out);
+		if (req.op == WIRE_REGISTER_KV_CACHE || req.op == WIRE_REGISTER_ENGINE_DRIVEN ||
+		    req.op == WIRE_REGISTER_CPU_CONTEXT)
+			t->registered_instance = req.instance_id;
+	} else {
+		log_bad(e->srv, t, &why);
+		out.answered = t->bound && op_negative(e->srv, t->dialect, t->def->op, &out.reply);
+	}
+	if (out.answered)
+		encode(t, &out);
+	if (t->decoded && req.has_instance && t->def->lane == LANE_TRANSFER) {
+		struct ctx *c = ctx_get(e->srv->contexts, req.instance_id);
+		if (c)
+			ctx_seen(c, clock_ms(), false);
+		ctx_put(e->srv->contexts, c);
+	}
+}

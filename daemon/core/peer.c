@@ -1,0 +1,113 @@
+#include "daemon/core/peer.h"
+
+#include "daemon/base/mem.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BUCKETS 16384u
+
+struct peers {
+	struct peer *bucket[BUCKETS];
+	struct peer *oldest, *youngest;
+	uint32_t count, next_affinity;
+};
+
+int peers_create(struct peers **out)
+{
+	*out = mem_calloc(1, sizeof(**out));
+	return *out ? 0 : -ENOMEM;
+}
+
+static uint32_t bucket_of(struct slice id)
+{
+	const uint8_t *p = id.p;
+	uint64_t h = 0xcbf29ce484222325ull;
+
+	for (size_t i = 0; i < id.n; i++)
+		h = (h ^ p[i]) * 0x100000001b3ull;
+	return (uint32_t)(h >> 20) % BUCKETS;
+}
+
+static void age_unlink(struct peers *p, struct peer *x)
+{
+	*(x->older ? &x->older->younger : &p->oldest) = x->younger;
+	*(x->younger ? &x->younger->older : &p->youngest) = x->older;
+}
+
+static void age_append(struct peers *p, struct peer *x)
+{
+	x->older = p->youngest;
+	x->younger = NULL;
+	*(p->youngest ? &p->youngest->younger : &p->oldest) = x;
+	p->youngest = x;
+}
+
+static void drop(struct peers *p, struct peer *x)
+{
+	struct peer **link = &p->bucket[bucket_of(slice_of(x->id, x->id_bytes))];
+
+	while (*link != x)
+		link = &(*link)->next;
+	*link = x->next;
+	age_unlink(p, x);
+	p->count--;
+	mem_free(x);
+}
+
+/* The oldest peer without requests in flight; looks at a bounded number. */
+static bool make_room(struct peers *p)
+{
+	struct peer *x = p->oldest;
+
+	for (int i = 0; x && i < 4096; i++, x = x->younger) {
+		if (!x->pending[LANE_LOOKUP] && !x->pending[LANE_TRANSFER]) {
+			drop(p, x);
+			return true;
+		}
+	}
+	return false;
+}
+
+struct peer *peers_get(struct peers *p, struct slice id)
+{
+	uint32_t b = bucket_of(id);
+	struct peer *x = p->bucket[b];
+
+	while (x && !(x->id_bytes == id.n && memcmp(x->id, id.p, id.n) == 0))
+		x = x->next;
+	if (x) {
+		if (x != p->youngest) {
+			age_unlink(p, x);
+			age_append(p, x);
+		}
+		return x;
+	}
+	if (id.n == 0 || id.n > sizeof(x->id) || (p->count >= PEERS_MAX && !make_room(p)))
+		return NULL;
+	x = mem_calloc(1, sizeof(*x));
+	if (!x)
+		return NULL;
+	memcpy(x->id, id.p, id.n);
+	x->id_bytes = (uint8_t)id.n;
+	x->affinity = p->next_affinity++;
+	x->next = p->bucket[b];
+	p->bucket[b] = x;
+	age_append(p, x);
+	p->count++;
+	return x;
+}
+
+uint32_t peers_count(const struct peers *p)
+{
+	return p->count;
+}
+
+void peers_destroy(struct peers *p)
+{
+	if (!p)
+		return;
+	while (p->oldest)
+		drop(p, p->oldest);
+	mem_free(p);
+}

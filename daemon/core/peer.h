@@ -1,0 +1,37 @@
+/* peer.h - what the control thread knows of each ZMQ peer: its dialect, its queued requests, its instances.
+ *
+ * A peer is a ROUTER identity, which libzmq invents per connection; nothing tells when one is gone, so the table is bounded and
+ * the one unused longest gives way. Threads: control only.
+ */
+#ifndef DAEMON_CORE_PEER_H
+#define DAEMON_CORE_PEER_H
+
+#include "daemon/base/slice.h"
+#include "daemon/core/core_int.h"
+
+#define PEERS_MAX      16384u
+#define PEER_INSTANCES 8u
+
+struct peer {
+	struct peer *next, *older, *younger;
+	uint8_t id[255];
+	uint8_t id_bytes;
+	bool bound; /* recognised by its first request or by an override */
+	wire_dialect_set candidates;
+	enum wire_dialect dialect; /* best guess among candidates */
+	uint32_t pending[LANES];
+	uint32_t affinity;
+	uint64_t instance[PEER_INSTANCES];
+	uint32_t ninstances;
+	uint64_t seen_ms;
+	uint32_t warned; /* unknown requests logged */
+};
+
+struct peers;
+int peers_create(struct peers **out);
+void peers_destroy(struct peers *p);
+/* Finds or makes it; NULL when out of memory or when every peer has requests in flight. */
+struct peer *peers_get(struct peers *p, struct slice id);
+uint32_t peers_count(const struct peers *p);
+
+#endif

@@ -1,0 +1,123 @@
+/* worker.c - threads that hash, look up and copy. Transfers of one peer always go to the same worker, in order; its lookups to
+ * another, so that a scheduler never waits behind a copy. Bounded by the number of tasks. */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/core/core_int.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static struct task *next_task(struct worker *w)
+{
+	struct task *t;
+
+	lk_lock(&w->lk);
+	while (!w->head && !w->stop) {
+		atomic_store_explicit(&w->busy, false, memory_order_relaxed);
+		pthread_cond_wait(&w->wake, &w->lk.m);
+	}
+	t = w->head;
+	if (t) {
+		w->head = t->next;
+		if (!w->head)
+			w->tail = &w->head;
+		w->depth--;
+		atomic_store_explicit(&w->busy, true, memory_order_relaxed);
+	}
+	lk_unlock(&w->lk);
+	return t;
+}
+
+static void *run(void *arg)
+{
+	struct worker *w = arg;
+	struct task *t;
+
+	pthread_setname_np(pthread_self(), w->name);
+	/* The control thread answers PINGs: on a full machine it must win against copies. */
+	if (w->node_index >= 0 && topo_pin_self(w->srv->topo, (uint32_t)w->node_index) != 0)
+		log_warn("%s could not be pinned to its node", w->name);
+	setpriority(PRIO_PROCESS, 0, 5);
+	while ((t = next_task(w))) {
+		atomic_store_explicit(&w->progress_ms, clock_ms(), memory_order_relaxed);
+		atomic_store_explicit(&w->cpu, sched_getcpu(), memory_order_relaxed);
+		task_run(w->exec, t);
+		atomic_store_explicit(&w->progress_ms, clock_ms(), memory_order_relaxed);
+		control_complete(w->srv->control, t);
+	}
+	return NULL;
+}
+
+static int start_one(struct server *srv, struct worker *w, const char *kind, uint32_t i, struct why *why)
+{
+	uint32_t nodes = topo_nnodes(srv->topo);
+	int err;
+
+	w->srv = srv;
+	w->tail = &w->head;
+	w->node_index = nodes ? (int)(i % nodes) : -1;
+	if (nodes && topo_node(srv->topo, i % nodes)->ncpus == 0)
+		w->node_index = -1;
+	w->progress_ms = clock_ms();
+	w->cpu = -1;
+	snprintf(w->name, sizeof(w->name), "lmca-%s-%u", kind, i);
+	lk_init(&w->lk, LK_QUEUE);
+	pthread_cond_init(&w->wake, NULL);
+	err = exec_create(srv, &w->exec, why);
+	if (err)
+		return err;
+	err = pthread_create(&w->thread, NULL, run, w);
+	if (err)
+		return why_set(why, -err, "cannot start thread %s: %s", w->name, strerror(err));
+	w->started = true;
+	return 0;
+}
+
+int workers_start(struct server *srv, struct why *why)
+{
+	int err = 0;
+
+	srv->ntransfer = srv->conf.max_gpu_workers;
+	srv->nlookup = srv->conf.max_cpu_workers;
+	if (srv->ntransfer > MAX_THREADS / 2)
+		srv->ntransfer = MAX_THREADS / 2;
+	if (srv->nlookup > MAX_THREADS / 2)
+		srv->nlookup = MAX_THREADS / 2;
+	for (uint32_t i = 0; !err && i < srv->ntransfer; i++)
+		err = start_one(srv, &srv->worker[i], "xfer", i, why);
+	for (uint32_t i = 0; !err && i < srv->nlookup; i++)
+		err = start_one(srv, &srv->worker[srv->ntransfer + i], "look", i, why);
+	return err;
+}
+
+void workers_stop(struct server *srv)
+{
+	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup; i++) {
+		struct worker *w = &srv->worker[i];
+
+		if (w->started) {
+			lk_lock(&w->lk);
+			w->stop = true;
+			pthread_cond_signal(&w->wake);
+			lk_unlock(&w->lk);
+			pthread_join(w->thread, NULL);
+			w->started = false;
+		}
+		exec_destroy(w->exec);
+		w->exec = NULL;
+	}
+}
+
+void worker_submit(struct worker *w, struct task *t)
+{
+	t->next = NULL;
+	lk_lock(&w->lk);
+	*w->tail = t;
+	w->tail = &t->next;
+	w->depth++;
+	pthread_cond_signal(&w->wake);
+	lk_unlock(&w->lk);
+}
