@@ -391,7 +391,7 @@ def bad_registration():
         for field, value in (("num_layers", 0), ("num_layers", 1 << 40), ("num_layers", -1), ("hidden_dim_size", 0),
                              ("hidden_dim_size", 1 << 62), ("dtype_str", "float17"), ("dtype_str", 5), ("use_mla", 1),
                              ("world_size", 0), ("world_size", 300), ("world_size", -1), ("block_size", 0),
-                             ("block_size", 48), ("instance_id", "x"), ("instance_id", -5), ("model_name", "a@b"),
+                             ("instance_id", "x"), ("instance_id", -5), ("model_name", "a@b"),
                              ("model_name", None)):
             uid = c.send("REGISTER_KV_CACHE_NON_GPU_CONTEXT", dict(good, **{field: value}))
             eq(c.ping(), True, "PING")
@@ -400,10 +400,11 @@ def bad_registration():
                 assert len(frames) == 2 or type(unpack(frames[2])) is dict, frames
             except Exception as err:
                 assert "NoReply" in type(err).__name__, err
-            key = c.key(random_tokens(CHUNK), 0, CHUNK, "r", worker=0, model="bad")
-            iid = value if field == "instance_id" and isinstance(value, int) and value >= 0 else 5
-            slots = c.call("PREPARE_STORE", key, iid)["context"].get("slots", [])
-            assert not slots, "%s=%r was registered: %r" % (field, value, slots)
+            known = d.status()["registered_non_cuda_instance_ids"]
+            assert 5 not in known, "%s=%r was registered: %r" % (field, value, known)
+        c.call("REGISTER_KV_CACHE_NON_GPU_CONTEXT", good)
+        assert 5 in d.status()["registered_non_cuda_instance_ids"]
+        c.call("UNREGISTER_KV_CACHE_NON_GPU_CONTEXT", 5)
 
 
 if __name__ == "__main__":
