@@ -1,0 +1,15 @@
+/* commands.h - the commands of the table in commands.c. */
+#ifndef TOOLS_COMMANDS_H
+#define TOOLS_COMMANDS_H
+
+#include "tools/cli.h"
+
+int cmd_ping_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_ping_engine(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_describe_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_query_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_kvcache_clear(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_kvcache_end_session(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
+
+#endif
