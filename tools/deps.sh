@@ -1,0 +1,94 @@
+#!/bin/bash
+# Installs what is missing, by Debian package name, and nothing when all is there.
+#
+#   tools/deps.sh [--check] [build] [test] [lint] [fuzz]
+#
+# --check installs nothing and fails when something is missing. Without group names: build and test.
+set -u
+
+check_only=
+[ "${1:-}" = --check ] && { check_only=yes; shift; }
+groups=${*:-build test}
+python=/usr/bin/python3
+missing=()
+
+have_pkg() { command -v pkg-config >/dev/null && pkg-config --exists "$1"; }
+have_cmd() { command -v "$1" >/dev/null; }
+have_module() { [ -x $python ] && $python -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1') is None)"; }
+need() { # package, test...
+	local package=$1
+	shift
+	"$@" || missing+=("$package")
+}
+
+find_missing() {
+	missing=()
+	for group in $groups; do
+		case $group in
+		build)
+			need gcc have_cmd "${CC:-gcc}"
+			need pkg-config have_cmd pkg-config
+			need libzmq3-dev have_pkg libzmq
+			need libhwloc-dev have_pkg hwloc
+			need libmicrohttpd-dev have_pkg libmicrohttpd
+			need libjansson-dev have_pkg jansson
+			need libssl-dev have_pkg libcrypto
+			;;
+		test)
+			need libcmocka-dev have_pkg cmocka
+			need python3 test -x $python
+			need python3-zmq have_module zmq
+			need python3-msgpack have_module msgpack
+			need python3-numpy have_module numpy
+			;;
+		lint)
+			need clang-format have_cmd clang-format
+			need clang-tidy have_cmd clang-tidy
+			need cppcheck have_cmd cppcheck
+			need python3 test -x $python
+			;;
+		fuzz)
+			need clang have_cmd clang
+			need libclang-rt-dev have_fuzzer
+			;;
+		*)
+			echo "deps: unknown group $group" >&2
+			exit 2
+			;;
+		esac
+	done
+}
+
+have_fuzzer() {
+	local dir
+	have_cmd clang && dir=$(clang -print-runtime-dir) && ls "$dir"/libclang_rt.fuzzer*.a "$dir"/../linux/libclang_rt.fuzzer*.a 2>/dev/null | grep -q .
+}
+
+give_up() {
+	echo "deps: $1" >&2
+	echo "deps: as root, run: apt-get update && apt-get install ${missing[*]}" >&2
+	exit 1
+}
+
+find_missing
+[ ${#missing[@]} = 0 ] && exit 0
+[ -n "$check_only" ] && give_up "missing: ${missing[*]} (\"make deps\" installs them)"
+have_cmd apt-get || give_up "missing ${missing[*]}, and this is not a Debian system: install their counterparts"
+
+as_root=
+if [ "$(id -u)" != 0 ]; then
+	have_cmd sudo || give_up "missing ${missing[*]}, and this user is not root and has no sudo"
+	as_root="sudo env"
+else
+	as_root=env
+fi
+
+echo "deps: installing ${missing[*]}"
+install=($as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}")
+# The package lists of a fresh machine are empty or old: then update them once.
+if ! "${install[@]}" >/dev/null 2>&1; then
+	$as_root apt-get update -qq || give_up "apt-get update failed"
+	"${install[@]}" >/dev/null || give_up "apt-get install failed"
+fi
+find_missing
+[ ${#missing[@]} = 0 ] || give_up "installed, but still not found: ${missing[*]}"
