@@ -2,7 +2,7 @@
  *
  * One pair of structs serves every dialect: `wire_req` is the union of what requests carry, `wire_reply` of what
  * replies carry. The shapes (which field stands in which payload frame, by dialect and frame count) are tables in
- * request.c; decoding and encoding walk the same tables, so they cannot disagree.
+ * shape.c; decoding and encoding walk the same tables, so they cannot disagree.
  *
  * Who owns what: a decoded request borrows from the payload frames and from the scratch it was given; both must
  * live as long as the request is used. Nothing here allocates except wire_scratch_create.
@@ -29,7 +29,11 @@
 #define WIRE_MAX_WRAPPER        65536 /* bytes of one ext body */
 #define WIRE_MAX_GROUPS         64    /* engine groups */
 #define WIRE_MAX_NAME           1024  /* model name, request id: bytes */
-#define WIRE_MAX_SALT           128
+#define WIRE_MAX_WORLD          255
+#define WIRE_MAX_SALT           128 /* characters, as the reference counts: up to four bytes each */
+#define WIRE_MAX_SALT_BYTES     (4 * WIRE_MAX_SALT)
+#define WIRE_MAX_HASH           64
+#define WIRE_MAX_RECORDS        65536      /* records, ranges, matches, object keys of one request */
 #define WIRE_MAX_EVENT          256        /* event handles: 64, 81 or the stub's 15 bytes */
 #define WIRE_MAX_TOKENS         (8u << 20) /* tokens of one key; also bounded by the scratch */
 #define WIRE_STUB_EVENT         "stub_ipc_handle"
@@ -53,9 +57,12 @@ struct wire_scratch {
 	size_t marks_cap;
 	wire_prefix_fn prefix; /* may be NULL */
 	void *prefix_ctx;
+	uint32_t max_tokens; /* as created, at most WIRE_MAX_TOKENS */
+	size_t map_bytes;
 };
 
-/* 0 or -ENOMEM. `max_tokens` bounds token ids and, separately, block ids. */
+/* 0 or -ENOMEM. `max_tokens` (at most WIRE_MAX_TOKENS, else that) bounds token ids and, separately, block ids. Every decode
+ * starts the scratch anew, so what an earlier decode put there is gone. */
 int wire_scratch_create(uint32_t max_tokens, uint32_t mark_every, struct wire_scratch **out);
 void wire_scratch_destroy(struct wire_scratch *s);
 
@@ -126,6 +133,12 @@ struct wire_range {
 	uint64_t start, end;
 };
 
+struct wire_rope { /* CB_REGISTER_ROPE; the last two are raw frames */
+	uint32_t head_size;
+	bool style;
+	struct slice group_to_cache, group_rot;
+};
+
 struct wire_req {
 	enum wire_op op;
 	enum wire_dialect dialect;
@@ -161,6 +174,7 @@ struct wire_req {
 	/* CB_*, P2P: validated; the raw frame is kept for the engines that will serve them */
 	struct slice matches, ranges, object_keys, layouts;
 	uint32_t nmatches, nranges, nobject_keys;
+	struct wire_rope rope;
 };
 
 /* Decodes payload frames of operation `op` as dialect `d` declares them. */
@@ -175,7 +189,9 @@ int wire_type_decode(struct slice frame, uint64_t *number, struct slice *name); 
  * Returns the number of frames (>= 2), -ENOSPC when buf is too small, -EOPNOTSUPP when the dialect lacks the operation.
  * For keys, key.tokens.ids/count (skipped = 0) are the tokens. Optional trailing payload (PING's instance, early forms of
  * REGISTER) follows the newest shape of the dialect, except that has_instance = false makes PING send None where the
- * dialect carries an instance; `nframes_wanted` (0 = newest) picks an older shape by payload frame count. */
+ * dialect carries an instance; `nframes_wanted` (0 = newest) picks an older shape by payload frame count; WIRE_FRAMES_NONE
+ * asks for the one without payload (PING before June 2026, in a dialect that has both). */
+#define WIRE_FRAMES_NONE SIZE_MAX
 ssize_t wire_request_encode(enum wire_dialect d, uint64_t uid, const struct wire_req *req, size_t nframes_wanted,
 			    void *buf, size_t cap, struct slice frames[WIRE_MAX_PAYLOAD_FRAMES + 2]);
 
@@ -234,7 +250,9 @@ ssize_t wire_reply_encode(const struct wire_reply *reply, void *buf, size_t cap)
 /* An upper bound of what wire_reply_encode writes. */
 size_t wire_reply_bound(const struct wire_reply *reply);
 
-/* Client side. `payload.p` NULL = no payload frame. Arrays (slots, indices, ...) are placed in `scratch`. */
+/* Client side. `payload.p` NULL = no payload frame. Arrays (slots, indices, ...) are placed in `scratch`. The kind in `out` is
+ * the declared one, except WIRE_REPLY_NONE where the reply may be None, and WIRE_REPLY_UINT for a PING answered with an
+ * int (u = the int, flag = it is not 2, "unknown here"). -EPROTO, -E2BIG, -EOPNOTSUPP as for requests. */
 int wire_reply_decode(enum wire_dialect d, enum wire_op op, struct slice payload, struct wire_scratch *scratch,
 		      struct wire_reply *out, struct why *why);
 
