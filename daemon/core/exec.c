@@ -101,37 +101,31 @@ static bool decode(struct exec *e, struct task *t, struct wire_req *r, struct wh
 	return false;
 }
 
+#define SMALL_REPLY 4096u
+
+/* One frame of exactly the encoded size: clients see the frame's length. */
+static int frame_of(zmq_msg_t *msg, const void *buf, ssize_t n)
+{
+	if (n < 0 || zmq_msg_init_size(msg, (size_t)n))
+		return -ENOMEM;
+	memcpy(zmq_msg_data(msg), buf, (size_t)n);
+	return 0;
+}
+
 static void encode(struct task *t, struct outcome *o)
 {
+	uint8_t small[SMALL_REPLY];
 	size_t cap = wire_reply_bound(&o->reply);
-	ssize_t n;
+	void *buf = o->has_big || cap <= sizeof(small) ? small : mem_realloc(NULL, cap);
 
 	if (o->has_big) {
 		t->reply = o->big;
 		t->has_reply = true;
-		return;
+	} else if (buf) {
+		t->has_reply = frame_of(&t->reply, buf, wire_reply_encode(&o->reply, buf, cap)) == 0;
 	}
-	if (zmq_msg_init_size(&t->reply, cap))
-		return;
-	n = wire_reply_encode(&o->reply, zmq_msg_data(&t->reply), cap);
-	if (n < 0 || ((size_t)n != cap && n != 0)) {
-		/* the bound was generous: a frame of the exact size */
-		zmq_msg_t exact;
-		if (n > 0 && zmq_msg_init_size(&exact, (size_t)n) == 0) {
-			memcpy(zmq_msg_data(&exact), zmq_msg_data(&t->reply), (size_t)n);
-			zmq_msg_close(&t->reply);
-			t->reply = exact;
-			t->has_reply = true;
-			return;
-		}
-		zmq_msg_close(&t->reply);
-		return;
-	}
-	if (n == 0) {
-		zmq_msg_close(&t->reply);
-		zmq_msg_init(&t->reply);
-	}
-	t->has_reply = true;
+	if (buf != small)
+		mem_free(buf);
 }
 
 static void log_bad(struct server *srv, const struct task *t, const struct why *why)

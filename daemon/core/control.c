@@ -1,0 +1,639 @@
+/* control.c - the thread that owns the ROUTER socket.
+ *
+ * It receives, recognises dialects, answers at once whatever needs no data and little work, and hands the rest to workers. It
+ * never copies KV, never hashes more than INLINE_BYTES of new tokens, never waits for a worker: PING and GET_CHUNK_SIZE are
+ * never behind a transfer. Messages that cannot be understood are dropped with one rate-limited line.
+ */
+#include "daemon/base/check.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/mem.h"
+#include "daemon/core/peer.h"
+#include "transport/wire/msgpack.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define INLINE_BYTES 8192u   /* unknown token bytes the control thread decodes and hashes itself: below 100 us */
+#define BURST        64      /* messages received between two looks at the completions */
+#define RECONNECT_MS 120000u /* how long after a start a peer may be an old client that reconnected */
+#define MAX_WARNINGS 8u      /* unknown requests logged per peer */
+
+struct control {
+	struct server *srv;
+	void *zmq, *socket;
+	int wake_fd;
+	uint32_t port;
+	pthread_t thread;
+	bool started;
+	struct exec *exec;
+	struct peers *peers;
+	struct task *tasks, *free;
+	struct lk lk; /* guards done */
+	struct task *done, **done_tail;
+	_Atomic uint64_t npeers, dropped, bad, progress_ms;
+	_Atomic int cpu;
+};
+
+/* ---- tasks ----------------------------------------------------------------------------------------------------- */
+
+static struct task *take_task(struct control *c)
+{
+	struct task *t = c->free;
+
+	if (t)
+		c->free = t->next;
+	return t;
+}
+
+static void free_task(struct control *c, struct task *t)
+{
+	zmq_msg_close(&t->id);
+	zmq_msg_close(&t->uid);
+	zmq_msg_close(&t->type);
+	for (uint32_t i = 0; i < t->nframes; i++)
+		zmq_msg_close(&t->payload[i]);
+	t->nframes = 0;
+	t->next = c->free;
+	c->free = t;
+}
+
+void control_complete(struct control *c, struct task *t)
+{
+	uint64_t one = 1;
+	bool first;
+
+	t->next = NULL;
+	lk_lock(&c->lk);
+	first = c->done == NULL;
+	*c->done_tail = t;
+	c->done_tail = &t->next;
+	lk_unlock(&c->lk);
+	if (first && write(c->wake_fd, &one, sizeof(one)) < 0)
+		log_error("cannot wake the control thread: %s", strerror(errno));
+}
+
+static struct task *take_done(struct control *c)
+{
+	struct task *t;
+
+	lk_lock(&c->lk);
+	t = c->done;
+	c->done = NULL;
+	c->done_tail = &c->done;
+	lk_unlock(&c->lk);
+	return t;
+}
+
+/* ---- replies --------------------------------------------------------------------------------------------------- */
+
+static void send_reply(struct control *c, struct task *t)
+{
+	bool payload = zmq_msg_size(&t->reply) > 0;
+
+	if (zmq_msg_send(&t->id, c->socket, ZMQ_SNDMORE) < 0 || zmq_msg_send(&t->uid, c->socket, ZMQ_SNDMORE) < 0 ||
+	    zmq_msg_send(&t->type, c->socket, payload ? ZMQ_SNDMORE : 0) < 0 ||
+	    (payload && zmq_msg_send(&t->reply, c->socket, 0) < 0))
+		atomic_fetch_add(&c->dropped, 1);
+	zmq_msg_close(&t->reply);
+}
+
+/* Needs the control thread: peers are its own. */
+static void learn(struct control *c, struct task *t)
+{
+	struct peer *p = t->peer;
+
+	if (t->queued)
+		p->pending[t->lane]--;
+	if (!t->decoded) {
+		atomic_fetch_add(&c->bad, 1);
+		return;
+	}
+	p->dialect = t->dialect;
+	p->candidates &= t->candidates;
+	if (t->registered_instance && p->ninstances < PEER_INSTANCES)
+		p->instance[p->ninstances++] = t->registered_instance;
+}
+
+static void finish(struct control *c, struct task *t)
+{
+	learn(c, t);
+	metric_observe(c->srv->metrics, M_REQUEST_SECONDS, (double)(clock_ns() - t->received_ns) / 1e9);
+	if (t->has_reply)
+		send_reply(c, t);
+	free_task(c, t);
+}
+
+/* ---- receiving ------------------------------------------------------------------------------------------------- */
+
+static bool more(void *socket)
+{
+	int v = 0;
+	size_t n = sizeof(v);
+
+	return zmq_getsockopt(socket, ZMQ_RCVMORE, &v, &n) == 0 && v;
+}
+
+/* Reads one multipart message into t. 1: a request; 0: nothing there; -1: dropped (it was read to its end). */
+static int receive(struct control *c, struct task *t)
+{
+	zmq_msg_t *head[3] = {&t->id, &t->uid, &t->type}, rest;
+	uint32_t n = 0, extra = 0;
+
+	for (int i = 0; i < 3; i++)
+		zmq_msg_init(head[i]);
+	if (zmq_msg_recv(&t->id, c->socket, ZMQ_DONTWAIT) < 0)
+		return 0;
+	t->received_ns = clock_ns();
+	while (more(c->socket)) {
+		zmq_msg_t *m = &rest;
+
+		if (n < 2)
+			m = head[n + 1];
+		else if (n - 2 < WIRE_MAX_PAYLOAD_FRAMES)
+			m = &t->payload[n - 2];
+		else
+			extra++;
+		zmq_msg_init(m);
+		if (zmq_msg_recv(m, c->socket, ZMQ_DONTWAIT) < 0)
+			break;
+		if (m == &rest)
+			zmq_msg_close(m);
+		else
+			n++;
+	}
+	t->nframes = n > 2 ? n - 2 : 0;
+	for (uint32_t i = 0; i < t->nframes; i++)
+		t->frames[i] = slice_of(zmq_msg_data(&t->payload[i]), zmq_msg_size(&t->payload[i]));
+	return n >= 2 && !extra ? 1 : -1;
+}
+
+static void drop(struct control *c, struct task *t, const char *reason)
+{
+	static struct log_limit limit;
+	uint64_t dropped;
+	const uint8_t *id = zmq_msg_data(&t->id);
+	char peer[24] = "";
+
+	atomic_fetch_add(&c->dropped, 1);
+	metric_add(c->srv->metrics, M_DROPPED_MESSAGES, 1);
+	for (size_t i = 0; i < zmq_msg_size(&t->id) && i < 5; i++)
+		snprintf(peer + 2 * i, sizeof(peer) - 2 * i, "%02x", id[i]);
+	if (log_limit_pass(&limit, 200, &dropped))
+		log_warn("message of %u payload frames from peer %s dropped: %s (%llu more since the last line)",
+			 t->nframes, peer, reason, (unsigned long long)dropped);
+	free_task(c, t);
+}
+
+/* ---- dialects -------------------------------------------------------------------------------------------------- */
+
+static enum wire_dialect newest(wire_dialect_set set)
+{
+	enum wire_dialect d = WIRE_D1E;
+
+	for (uint32_t i = 0; i < WIRE_DIALECT_COUNT; i++) {
+		if (set >> i & 1)
+			d = (enum wire_dialect)i;
+	}
+	return d;
+}
+
+static void bind_peer(struct control *c, struct peer *p, wire_dialect_set set)
+{
+	p->bound = true;
+	p->candidates = set;
+	p->dialect = newest(set);
+	state_save_dialects(c->srv, set);
+	log_debug("peer speaks %s%s", wire_dialect_name(p->dialect), set & (set - 1) ? " or an older one" : "");
+}
+
+/* Shortly after a start a peer may be an old client whose connection came back, with any request first. An early D4's PING has
+ * the number and shape of D5a's GET_CHUNK_SIZE; answering an int where a bool is due would end its receive thread. */
+static bool reconnected(const struct control *c, wire_dialect_set probe, uint64_t number)
+{
+	wire_dialect_set saved = c->srv->saved_dialects;
+
+	if (!saved || (saved & probe) || clock_ms() - c->srv->started_ms > RECONNECT_MS)
+		return false;
+	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
+		if ((saved >> d & 1) && wire_dialect_op((enum wire_dialect)d, number) == WIRE_PING)
+			return true;
+	}
+	return false;
+}
+
+static bool same_family(wire_dialect_set set)
+{
+	uint32_t number = 0;
+
+	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
+		if (!(set >> d & 1))
+			continue;
+		uint32_t n = wire_dialect_number((enum wire_dialect)d, WIRE_GET_CHUNK_SIZE);
+		if (number && n != number)
+			return false;
+		number = n;
+	}
+	return number != 0;
+}
+
+/* A peer that did not introduce itself: trust the durable record, and only as far as all dialects in which the message decodes
+ * mean the same operation by it. Acting on a wrong CLEAR is worse than silence. */
+static bool guess(struct control *c, struct peer *p, struct task *t, uint64_t number)
+{
+	wire_dialect_set known = p->candidates ? p->candidates : c->srv->saved_dialects, fits = 0;
+	enum wire_op op = WIRE_UNKNOWN;
+	struct wire_req req;
+	struct why why;
+
+	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
+		enum wire_op o = wire_dialect_op((enum wire_dialect)d, number);
+
+		if (!(known >> d & 1) || o == WIRE_UNKNOWN)
+			continue;
+		c->exec->scratch->u32_used = 0;
+		if (wire_request_decode((enum wire_dialect)d, o, t->frames, t->nframes, c->exec->scratch, &req, &why))
+			continue;
+		if (op != WIRE_UNKNOWN && o != op)
+			return false;
+		op = o;
+		fits |= 1u << d;
+	}
+	prefix_abandon(c->exec->walk);
+	if (!fits)
+		return false;
+	p->candidates = fits;
+	p->dialect = newest(fits);
+	p->bound = same_family(fits);
+	return true;
+}
+
+static bool recognise(struct control *c, struct peer *p, struct task *t, uint64_t number)
+{
+	wire_dialect_set probe;
+	enum wire_dialect forced;
+
+	if (p->bound)
+		return true;
+	if (c->srv->conf.dialect && wire_dialect_parse(slice_str(c->srv->conf.dialect), &forced) == 0) {
+		p->bound = true;
+		p->candidates = 1u << forced;
+		p->dialect = forced;
+		return true;
+	}
+	probe = t->nframes == 0 ? wire_dialect_probe(number) : 0;
+	if (probe && !reconnected(c, probe, number)) {
+		bind_peer(c, p, probe);
+		return true;
+	}
+	return guess(c, p, t, number);
+}
+
+/* ---- dispatch -------------------------------------------------------------------------------------------------- */
+
+/* Finds the token array inside a key frame without decoding it. */
+static bool find_tokens(struct slice key, const uint8_t **raw, uint32_t *count)
+{
+	struct mp_in in = mp_in(key);
+	struct slice name;
+	uint32_t n;
+
+	if (!mp_map(&in, 64, &n))
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		if (!mp_str(&in, 64, &name))
+			return false;
+		if (slice_is(name, "token_ids")) {
+			if (!mp_array(&in, WIRE_MAX_TOKENS, count))
+				return false;
+			*raw = in.p;
+			return true;
+		}
+		if (!mp_skip(&in))
+			return false;
+	}
+	return false;
+}
+
+/* Little new to decode and hash, and nothing to copy. The walk done here is reused by the decoder. */
+static bool cheap(struct control *c, const struct task *t)
+{
+	const uint8_t *raw;
+	uint32_t count;
+	size_t avail;
+
+	if (t->def->heavy)
+		return false;
+	if (!t->def->keyed)
+		return true;
+	if (t->def->lane == LANE_TRANSFER && (!c->srv->slots || (t->nframes > 2 && t->frames[2].n > 16)))
+		return false; /* bytes in messages are copied by a worker */
+	if (t->nframes == 0 || t->frames[0].n <= INLINE_BYTES)
+		return true;
+	if (!find_tokens(t->frames[0], &raw, &count))
+		return true; /* malformed: the decoder stops there, too */
+	avail = t->frames[0].n - (size_t)(raw - (const uint8_t *)t->frames[0].p);
+	if (avail - prefix_probe(c->exec->walk, raw, avail, count) <= INLINE_BYTES)
+		return true;
+	prefix_abandon(c->exec->walk);
+	return false;
+}
+
+static struct worker *lane_worker(struct server *srv, const struct peer *p, enum lane lane)
+{
+	if (lane == LANE_TRANSFER)
+		return &srv->worker[p->affinity % srv->ntransfer];
+	return &srv->worker[srv->ntransfer + p->affinity % srv->nlookup];
+}
+
+static void note_seen(struct control *c, struct peer *p, enum wire_op op)
+{
+	uint64_t now = clock_ms();
+
+	if (op != WIRE_PING && now - p->seen_ms < 1000)
+		return;
+	p->seen_ms = now;
+	for (uint32_t i = 0; i < p->ninstances; i++) {
+		struct ctx *x = ctx_get(c->srv->contexts, p->instance[i]);
+		if (x)
+			ctx_seen(x, now, op == WIRE_PING);
+		ctx_put(c->srv->contexts, x);
+	}
+}
+
+/* The operation by the best dialect that has it. */
+static enum wire_op op_of(struct peer *p, uint64_t number)
+{
+	enum wire_op op = wire_dialect_op(p->dialect, number);
+
+	for (uint32_t d = 0; op == WIRE_UNKNOWN && d < WIRE_DIALECT_COUNT; d++) {
+		if (p->candidates >> d & 1) {
+			op = wire_dialect_op((enum wire_dialect)d, number);
+			if (op != WIRE_UNKNOWN)
+				p->dialect = (enum wire_dialect)d;
+		}
+	}
+	return op;
+}
+
+static void unserved(struct control *c, struct peer *p, struct task *t, enum wire_op op, uint64_t number)
+{
+	atomic_fetch_add(&c->bad, 1);
+	metric_add(c->srv->metrics, M_DROPPED_MESSAGES, 1);
+	if (p->warned++ < MAX_WARNINGS)
+		log_warn("request %llu (%s, %s) is not served by this build: ignored", (unsigned long long)number,
+			 op ? wire_op_name(op) : "unknown", wire_dialect_name(p->dialect));
+	free_task(c, t);
+}
+
+static void dispatch(struct control *c, struct task *t)
+{
+	struct peer *p = t->peer;
+
+	t->lane = t->def->lane;
+	t->dialect = p->dialect;
+	t->candidates = p->candidates;
+	t->bound = p->bound;
+	t->has_reply = t->decoded = t->queued = false;
+	t->registered_instance = 0;
+	note_seen(c, p, t->def->op);
+	if (t->lane == LANE_CONTROL || (p->pending[t->lane] == 0 && cheap(c, t))) {
+		task_run(c->exec, t);
+		finish(c, t);
+		return;
+	}
+	t->queued = true;
+	p->pending[t->lane]++;
+	worker_submit(lane_worker(c->srv, p, t->lane), t);
+}
+
+static void handle(struct control *c, struct task *t)
+{
+	struct slice uid = slice_of(zmq_msg_data(&t->uid), zmq_msg_size(&t->uid));
+	struct slice type = slice_of(zmq_msg_data(&t->type), zmq_msg_size(&t->type));
+	struct slice id = slice_of(zmq_msg_data(&t->id), zmq_msg_size(&t->id)), name;
+	uint64_t number, u;
+	enum wire_op op;
+
+	if (wire_uid_decode(uid, &u) || wire_type_decode(type, &number, &name)) {
+		drop(c, t, "uid or request type is not readable");
+		return;
+	}
+	t->peer = peers_get(c->peers, id);
+	if (!t->peer) {
+		drop(c, t, "too many peers with requests in flight");
+		return;
+	}
+	atomic_store_explicit(&c->npeers, peers_count(c->peers), memory_order_relaxed);
+	if (name.p) {
+		unserved(c, t->peer, t, WIRE_UNKNOWN, 0);
+		return;
+	}
+	if (!recognise(c, t->peer, t, number)) {
+		drop(c, t, "the peer's dialect is unknown (no GET_CHUNK_SIZE came first; see --dialect)");
+		return;
+	}
+	op = op_of(t->peer, number);
+	t->def = op_def(op);
+	if (!t->def)
+		unserved(c, t->peer, t, op, number);
+	else
+		dispatch(c, t);
+}
+
+static void receive_burst(struct control *c)
+{
+	for (int i = 0; i < BURST; i++) {
+		struct task *t = take_task(c);
+		int got;
+
+		if (!t)
+			return; /* every task is in flight: back-pressure */
+		got = receive(c, t);
+		if (got == 0) {
+			free_task(c, t);
+			return;
+		}
+		if (got < 0)
+			drop(c, t, "wrong number of frames");
+		else
+			handle(c, t);
+	}
+}
+
+static void *run(void *arg)
+{
+	struct control *c = arg;
+	uint64_t n;
+
+	pthread_setname_np(pthread_self(), "lmca-control");
+	setpriority(PRIO_PROCESS, 0, -5); /* needs privilege; without it the workers' nice value still helps */
+	while (!atomic_load_explicit(&c->srv->stopping, memory_order_relaxed)) {
+		zmq_pollitem_t items[2] = {{NULL, c->wake_fd, ZMQ_POLLIN, 0}, {c->socket, 0, ZMQ_POLLIN, 0}};
+
+		zmq_poll(items, c->free ? 2 : 1, 1000);
+		atomic_store_explicit(&c->progress_ms, clock_ms(), memory_order_relaxed);
+		atomic_store_explicit(&c->cpu, sched_getcpu(), memory_order_relaxed);
+		if ((items[0].revents & ZMQ_POLLIN) && read(c->wake_fd, &n, sizeof(n)) < 0)
+			n = 0;
+		for (struct task *t = take_done(c), *next; t; t = next) {
+			next = t->next;
+			finish(c, t);
+		}
+		if (c->free)
+			receive_burst(c);
+	}
+	return NULL;
+}
+
+/* ---- start and stop -------------------------------------------------------------------------------------------- */
+
+/* libzmq binds to numeric addresses only. Beyond loopback needs the operator's word: there is no authentication yet. */
+static int endpoint_of(struct server *srv, char *out, size_t cap, struct why *why)
+{
+	struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *ai;
+	const char *host = srv->conf.host;
+	char ip[INET_ADDRSTRLEN], port[8] = "*";
+	struct sockaddr_in in;
+
+	if (strcmp(host, "*") == 0)
+		host = "0.0.0.0";
+	if (getaddrinfo(host, NULL, &hints, &ai) != 0)
+		return why_set(why, -EINVAL, "--host %s does not resolve to an IPv4 address", host);
+	memcpy(&in, ai->ai_addr, sizeof(in));
+	freeaddrinfo(ai);
+	if ((ntohl(in.sin_addr.s_addr) >> 24) != 127 && !srv->conf.insecure_allow_remote)
+		return why_set(why, -EPERM,
+			       "--host %s is reachable from other machines and the protocol has no authentication; "
+			       "add --insecure-allow-remote if the network is trusted",
+			       srv->conf.host);
+	inet_ntop(AF_INET, &in.sin_addr, ip, sizeof(ip));
+	if (srv->conf.port)
+		snprintf(port, sizeof(port), "%u", srv->conf.port);
+	snprintf(out, cap, "tcp://%s:%s", ip, port);
+	return 0;
+}
+
+static int open_socket(struct control *c, struct why *why)
+{
+	struct server *srv = c->srv;
+	int linger = 300, hwm = 10000, send_hwm = 100000, on = 1;
+	int64_t max = (int64_t)srv->conf.max_message_mb << 20;
+	char endpoint[128], bound[256];
+	size_t n = sizeof(bound);
+	int err = endpoint_of(srv, endpoint, sizeof(endpoint), why);
+
+	if (err)
+		return err;
+	c->zmq = zmq_ctx_new();
+	c->socket = c->zmq ? zmq_socket(c->zmq, ZMQ_ROUTER) : NULL;
+	if (!c->socket)
+		return why_set(why, -ENOMEM, "cannot create a ZMQ socket: %s", zmq_strerror(zmq_errno()));
+	zmq_setsockopt(c->socket, ZMQ_LINGER, &linger, sizeof(linger));
+	zmq_setsockopt(c->socket, ZMQ_RCVHWM, &hwm, sizeof(hwm));
+	zmq_setsockopt(c->socket, ZMQ_SNDHWM, &send_hwm, sizeof(send_hwm));
+	zmq_setsockopt(c->socket, ZMQ_MAXMSGSIZE, &max, sizeof(max));
+	zmq_setsockopt(c->socket, ZMQ_TCP_KEEPALIVE, &on, sizeof(on));
+	if (zmq_bind(c->socket, endpoint) != 0)
+		return why_set(why, -zmq_errno(), "cannot bind %s: %s", endpoint, zmq_strerror(zmq_errno()));
+	if (zmq_getsockopt(c->socket, ZMQ_LAST_ENDPOINT, bound, &n) == 0 && strrchr(bound, ':'))
+		c->port = (uint32_t)atoi(strrchr(bound, ':') + 1);
+	return 0;
+}
+
+static int create_tasks(struct control *c)
+{
+	c->tasks = mem_calloc(TASKS, sizeof(*c->tasks));
+	if (!c->tasks)
+		return -ENOMEM;
+	for (uint32_t i = TASKS; i-- > 0;) {
+		c->tasks[i].next = c->free;
+		c->free = &c->tasks[i];
+	}
+	return 0;
+}
+
+int control_start(struct server *srv, struct why *why)
+{
+	struct control *c = mem_calloc(1, sizeof(*c));
+	int err;
+
+	if (!c)
+		return why_set(why, -ENOMEM, "out of memory");
+	srv->control = c;
+	c->srv = srv;
+	c->done_tail = &c->done;
+	c->progress_ms = clock_ms();
+	lk_init(&c->lk, LK_QUEUE);
+	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (c->wake_fd < 0)
+		return why_set(why, -errno, "eventfd: %s", strerror(errno));
+	if (peers_create(&c->peers) || create_tasks(c))
+		return why_set(why, -ENOMEM, "out of memory");
+	err = exec_create(srv, &c->exec, why);
+	if (!err)
+		err = open_socket(c, why);
+	if (err)
+		return err;
+	err = pthread_create(&c->thread, NULL, run, c);
+	if (err)
+		return why_set(why, -err, "cannot start the control thread: %s", strerror(err));
+	c->started = true;
+	return 0;
+}
+
+/* Workers must have stopped: their last completions are answered here. */
+void control_stop(struct server *srv)
+{
+	struct control *c = srv->control;
+
+	if (!c)
+		return;
+	if (c->started) {
+		uint64_t one = 1;
+		if (write(c->wake_fd, &one, sizeof(one)) < 0)
+			log_error("cannot wake the control thread: %s", strerror(errno));
+		pthread_join(c->thread, NULL);
+		for (struct task *t = take_done(c), *next; t; t = next) {
+			next = t->next;
+			finish(c, t);
+		}
+	}
+	if (c->socket)
+		zmq_close(c->socket);
+	if (c->zmq)
+		zmq_ctx_term(c->zmq);
+	exec_destroy(c->exec);
+	peers_destroy(c->peers);
+	mem_free(c->tasks);
+	if (c->wake_fd >= 0)
+		close(c->wake_fd);
+	lk_destroy(&c->lk);
+	mem_free(c);
+	srv->control = NULL;
+}
+
+void control_counts(struct control *c, uint64_t *peers, uint64_t *dropped, uint64_t *bad)
+{
+	*peers = atomic_load(&c->npeers);
+	*dropped = atomic_load(&c->dropped);
+	*bad = atomic_load(&c->bad);
+}
+
+void control_progress(struct control *c, uint64_t *progress_ms, int *cpu)
+{
+	*progress_ms = atomic_load(&c->progress_ms);
+	*cpu = atomic_load(&c->cpu);
+}
+
+uint32_t control_port(const struct control *c)
+{
+	return c->port;
+}
