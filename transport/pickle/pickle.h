@@ -47,7 +47,9 @@ const char *pk_dtype_name(enum pk_dtype t);
 uint32_t pk_dtype_size(enum pk_dtype t);
 enum pk_dtype pk_dtype_parse(struct slice name); /* PK_DTYPE_NONE when unknown */
 
-/* Working memory of the interpreter: value stack, memo, nodes. Create once per thread. */
+/* Working memory of the interpreter: value stack, memo, cells. Create once per thread: about 44 MiB of address space, sized
+ * for the largest tensor list, of which only what a parse uses is ever touched. 0 or -ENOMEM. A later parse with the same
+ * memory does not disturb the results of an earlier one: they point into the pickle. */
 struct pk_mem;
 int pk_mem_create(struct pk_mem **out);
 void pk_mem_destroy(struct pk_mem *m);
@@ -85,7 +87,8 @@ struct pk_wrapper {
  * offset and extent stay within tuple[2]; B, C, D against nbytes. */
 int pk_wrapper_parse(struct slice pickle, struct pk_mem *m, struct pk_wrapper *out, struct why *why);
 
-/* Client side (bench, tests): writes the pickle of a CpuShmTensorWrapper. Bytes written or -ENOSPC. */
+/* Client side (bench, tests): writes the pickle of a CpuShmTensorWrapper, byte for byte what CPython's protocol 4 writes.
+ * `module` is the class's module. Bytes written, -ENOSPC, or -EINVAL (no dtype, names over 255 bytes, negative stride). */
 ssize_t pk_wrapper_emit_shm(const struct pk_wrapper *w, const char *module, void *buf, size_t cap);
 
 struct pk_tensor {
@@ -102,8 +105,10 @@ struct pk_tensor {
 ssize_t pk_tensors_parse(struct slice pickle, struct pk_mem *m, struct pk_tensor *out, size_t max, struct why *why);
 
 /* Emits a list of contiguous tensors that all have the same dtype and shape. The head of tensor i and the list's tail are
- * small; `data` is copied by `fill` (called once per tensor with the place of its bytes), so that slots are gathered
- * straight into the message. pk_tensors_bound gives the exact size needed. Bytes written or negative error. */
+ * small; `data` is copied by `fill` (called once per tensor with the place of its bytes, in order), so that slots are
+ * gathered straight into the message. pk_tensors_bound gives the exact size needed, 0 when the arguments are not valid
+ * (no dtype, more than PK_MAX_DIMS or PK_MAX_TENSORS, overflow). Bytes written, -ENOSPC or -EINVAL. 8-bit floats, which
+ * have no storage class in torch, are written as _rebuild_tensor_v3 over an untyped storage. */
 size_t pk_tensors_bound(enum pk_dtype dtype, const uint64_t *shape, uint32_t ndim, size_t n);
 ssize_t pk_tensors_emit(enum pk_dtype dtype, const uint64_t *shape, uint32_t ndim, size_t n,
 			void (*fill)(void *ctx, size_t i, void *dst, size_t bytes), void *ctx, void *buf, size_t cap);
