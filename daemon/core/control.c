@@ -192,110 +192,6 @@ static void drop(struct control *c, struct task *t, const char *reason)
 	free_task(c, t);
 }
 
-/* ---- dialects -------------------------------------------------------------------------------------------------- */
-
-static enum wire_dialect newest(wire_dialect_set set)
-{
-	enum wire_dialect d = WIRE_D1E;
-
-	for (uint32_t i = 0; i < WIRE_DIALECT_COUNT; i++) {
-		if (set >> i & 1)
-			d = (enum wire_dialect)i;
-	}
-	return d;
-}
-
-static void bind_peer(struct control *c, struct peer *p, wire_dialect_set set)
-{
-	p->bound = true;
-	p->candidates = set;
-	p->dialect = newest(set);
-	state_save_dialects(c->srv, set);
-	log_debug("peer speaks %s%s", wire_dialect_name(p->dialect), set & (set - 1) ? " or an older one" : "");
-}
-
-/* Shortly after a start a peer may be an old client whose connection came back, with any request first. An early D4's PING has
- * the number and shape of D5a's GET_CHUNK_SIZE; answering an int where a bool is due would end its receive thread. */
-static bool reconnected(const struct control *c, wire_dialect_set probe, uint64_t number)
-{
-	wire_dialect_set saved = c->srv->saved_dialects;
-
-	if (!saved || (saved & probe) || clock_ms() - c->srv->started_ms > RECONNECT_MS)
-		return false;
-	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
-		if ((saved >> d & 1) && wire_dialect_op((enum wire_dialect)d, number) == WIRE_PING)
-			return true;
-	}
-	return false;
-}
-
-static bool same_family(wire_dialect_set set)
-{
-	uint32_t number = 0;
-
-	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
-		if (!(set >> d & 1))
-			continue;
-		uint32_t n = wire_dialect_number((enum wire_dialect)d, WIRE_GET_CHUNK_SIZE);
-		if (number && n != number)
-			return false;
-		number = n;
-	}
-	return number != 0;
-}
-
-/* A peer that did not introduce itself: trust the durable record, and only as far as all dialects in which the message decodes
- * mean the same operation by it. Acting on a wrong CLEAR is worse than silence. */
-static bool guess(struct control *c, struct peer *p, struct task *t, uint64_t number)
-{
-	wire_dialect_set known = p->candidates ? p->candidates : c->srv->saved_dialects, fits = 0;
-	enum wire_op op = WIRE_UNKNOWN;
-	struct wire_req req;
-	struct why why;
-
-	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
-		enum wire_op o = wire_dialect_op((enum wire_dialect)d, number);
-
-		if (!(known >> d & 1) || o == WIRE_UNKNOWN)
-			continue;
-		c->exec->scratch->u32_used = 0;
-		if (wire_request_decode((enum wire_dialect)d, o, t->frames, t->nframes, c->exec->scratch, &req, &why))
-			continue;
-		if (op != WIRE_UNKNOWN && o != op)
-			return false;
-		op = o;
-		fits |= 1u << d;
-	}
-	prefix_abandon(c->exec->walk);
-	if (!fits)
-		return false;
-	p->candidates = fits;
-	p->dialect = newest(fits);
-	p->bound = same_family(fits);
-	return true;
-}
-
-static bool recognise(struct control *c, struct peer *p, struct task *t, uint64_t number)
-{
-	wire_dialect_set probe;
-	enum wire_dialect forced;
-
-	if (p->bound)
-		return true;
-	if (c->srv->conf.dialect && wire_dialect_parse(slice_str(c->srv->conf.dialect), &forced) == 0) {
-		p->bound = true;
-		p->candidates = 1u << forced;
-		p->dialect = forced;
-		return true;
-	}
-	probe = t->nframes == 0 ? wire_dialect_probe(number) : 0;
-	if (probe && !reconnected(c, probe, number)) {
-		bind_peer(c, p, probe);
-		return true;
-	}
-	return guess(c, p, t, number);
-}
-
 /* ---- dispatch -------------------------------------------------------------------------------------------------- */
 
 /* Finds the token array inside a key frame without decoding it. */
@@ -436,7 +332,7 @@ static void handle(struct control *c, struct task *t)
 		unserved(c, t->peer, t, WIRE_UNKNOWN, 0);
 		return;
 	}
-	if (!recognise(c, t->peer, t, number)) {
+	if (!recognise(c->srv, c->exec, t->peer, t, number)) {
 		drop(c, t, "the peer's dialect is unknown (no GET_CHUNK_SIZE came first; see --dialect)");
 		return;
 	}
@@ -500,7 +396,7 @@ static int endpoint_of(struct server *srv, char *out, size_t cap, struct why *wh
 {
 	struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *ai;
 	const char *host = srv->conf.host;
-	char ip[INET_ADDRSTRLEN], port[8] = "*";
+	char ip[INET_ADDRSTRLEN], port[16] = "*";
 	struct sockaddr_in in;
 
 	if (strcmp(host, "*") == 0)
@@ -589,22 +485,28 @@ int control_start(struct server *srv, struct why *why)
 	return 0;
 }
 
-/* Workers must have stopped: their last completions are answered here. */
+void control_quiesce(struct server *srv)
+{
+	struct control *c = srv->control;
+	uint64_t one = 1;
+
+	if (!c || !c->started)
+		return;
+	if (write(c->wake_fd, &one, sizeof(one)) < 0)
+		log_error("cannot wake the control thread: %s", strerror(errno));
+	pthread_join(c->thread, NULL);
+	c->started = false;
+}
+
 void control_stop(struct server *srv)
 {
 	struct control *c = srv->control;
 
 	if (!c)
 		return;
-	if (c->started) {
-		uint64_t one = 1;
-		if (write(c->wake_fd, &one, sizeof(one)) < 0)
-			log_error("cannot wake the control thread: %s", strerror(errno));
-		pthread_join(c->thread, NULL);
-		for (struct task *t = take_done(c), *next; t; t = next) {
-			next = t->next;
-			finish(c, t);
-		}
+	for (struct task *t = take_done(c), *next; t; t = next) {
+		next = t->next;
+		finish(c, t);
 	}
 	if (c->socket)
 		zmq_close(c->socket);

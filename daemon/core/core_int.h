@@ -158,6 +158,8 @@ void worker_submit(struct worker *w, struct task *t);
 
 struct control;
 int control_start(struct server *srv, struct why *why);
+/* Ends the thread; queued work goes on. Then workers_stop, then control_stop answers what they finished and closes. */
+void control_quiesce(struct server *srv);
 void control_stop(struct server *srv);
 /* From a worker: the task is finished. */
 void control_complete(struct control *c, struct task *t);

@@ -34,4 +34,7 @@ void peers_destroy(struct peers *p);
 struct peer *peers_get(struct peers *p, struct slice id);
 uint32_t peers_count(const struct peers *p);
 
+/* Makes sure the peer's dialect is known well enough to act on this request; false: drop it. */
+bool recognise(struct server *srv, struct exec *e, struct peer *p, const struct task *t, uint64_t number);
+
 #endif

@@ -1,0 +1,122 @@
+/* liveness.c - knowing at once that an engine died.
+ *
+ * Upstream's instance ids are worker pids (until S3). When such a pid is a living process of this machine that really is our
+ * client (it maps the shared memory it registered, or owns a connection to our port), a pidfd tells its end exactly and its
+ * age is never judged. Everyone else (random ids, other machines, other pid namespaces) is judged by PING age.
+ */
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/core/core_int.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PID_LIMIT  4194304u /* PID_MAX_LIMIT, linux/threads.h */
+#define MAX_INODES 4096
+
+/* Inodes of TCP sockets connected to `port` from this machine's side. */
+static int client_inodes(const char *table, uint32_t port, unsigned long *out, int max)
+{
+	FILE *f = fopen(table, "re");
+	char line[512];
+	int n = 0;
+
+	if (!f)
+		return 0;
+	while (n < max && fgets(line, sizeof(line), f)) {
+		unsigned remote;
+		unsigned long inode;
+
+		if (sscanf(line, " %*d: %*[0-9A-Fa-f]:%*x %*[0-9A-Fa-f]:%x %*x %*x:%*x %*x:%*x %*x %*u %*u %lu",
+			   &remote, &inode) == 2 &&
+		    remote == port && inode)
+			out[n++] = inode;
+	}
+	fclose(f);
+	return n;
+}
+
+static bool owns_socket(uint32_t pid, const unsigned long *inodes, int n)
+{
+	char path[64], link[64], full[400];
+	struct dirent *de;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%u/fd", pid);
+	dir = opendir(path);
+	if (!dir)
+		return false;
+	while (!found && (de = readdir(dir))) {
+		unsigned long inode;
+		ssize_t len;
+
+		snprintf(full, sizeof(full), "%s/%s", path, de->d_name);
+		len = readlink(full, link, sizeof(link) - 1);
+		if (len <= 0)
+			continue;
+		link[len] = '\0';
+		if (sscanf(link, "socket:[%lu]", &inode) != 1)
+			continue;
+		for (int i = 0; i < n; i++)
+			found |= inodes[i] == inode;
+	}
+	closedir(dir);
+	return found;
+}
+
+static bool is_our_client(struct server *srv, uint32_t pid)
+{
+	unsigned long inodes[MAX_INODES];
+	uint32_t port = control_port(srv->control);
+	int n = client_inodes("/proc/net/tcp", port, inodes, MAX_INODES);
+
+	n += client_inodes("/proc/net/tcp6", port, inodes + n, MAX_INODES - n);
+	return owns_socket(pid, inodes, n);
+}
+
+void liveness_open(struct server *srv, struct ctx *c)
+{
+	int fd;
+
+	if (c->instance_id == 0 || c->instance_id > PID_LIMIT || c->instance_id == (uint64_t)getpid())
+		return;
+	fd = (int)syscall(SYS_pidfd_open, (pid_t)c->instance_id, 0);
+	if (fd < 0)
+		return;
+	/* Open first, look second: the process looked at is the one the fd means, or it is gone and the fd says so. */
+	if (is_our_client(srv, (uint32_t)c->instance_id))
+		c->pidfd = fd;
+	else
+		close(fd);
+}
+
+void liveness_watch(struct server *srv, struct ctx *c)
+{
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = c->instance_id};
+
+	if (c->pidfd >= 0 && epoll_ctl(srv->epoll_fd, EPOLL_CTL_ADD, c->pidfd, &ev) != 0)
+		log_warn("instance %llu cannot be watched: %s", (unsigned long long)c->instance_id, strerror(errno));
+}
+
+void liveness_event(struct server *srv, uint64_t instance_id)
+{
+	struct ctx *c = ctx_get(srv->contexts, instance_id);
+
+	if (!c)
+		return;
+	struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
+	if (c->pidfd >= 0 && poll(&p, 1, 0) == 1 && ctx_drop_this(srv->contexts, c)) {
+		metric_add(srv->metrics, M_CONTEXTS_REAPED, 1);
+		log_warn("instance %llu (%s): its process ended; everything it held is free",
+			 (unsigned long long)instance_id, c->model);
+	}
+	ctx_put(srv->contexts, c);
+}

@@ -1,0 +1,351 @@
+/* server.c - builds the one context, starts the threads in dependency order, waits for a signal, stops in reverse order. */
+#include "daemon/core/server.h"
+
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/mem.h"
+#include "daemon/core/core_int.h"
+#include "transport/shm/shmx.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#define PREFIX_BUDGET (128ull << 20) /* about 25 million tokens of remembered prompts; touched as used */
+#define TICK_MS       1000
+#define EV_SIGNAL     (UINT64_MAX)
+#define EV_TIMER      (UINT64_MAX - 1)
+
+static int make_instance_id(struct server *srv)
+{
+	uint8_t b[16];
+
+	if (srv->conf.instance_id) {
+		snprintf(srv->instance_id, sizeof(srv->instance_id), "%s", srv->conf.instance_id);
+		return 0;
+	}
+	if (getrandom(b, sizeof(b), 0) != sizeof(b))
+		return -EIO;
+	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40); /* RFC 9562 version 4 */
+	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
+	snprintf(srv->instance_id, sizeof(srv->instance_id),
+		 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3], b[4],
+		 b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	return 0;
+}
+
+/* Ranges in proportion to the nodes' memory; one range where there is one node. */
+static void plan_ranges(const struct server *srv, struct arena_conf *ac)
+{
+	uint64_t total = 0;
+	uint32_t n = topo_nnodes(srv->topo);
+
+	for (uint32_t i = 0; i < n; i++)
+		total += topo_node(srv->topo, i)->memory_bytes;
+	if (n < 2 || total == 0)
+		return;
+	for (uint32_t i = 0; i < n; i++) {
+		const struct topo_node *node = topo_node(srv->topo, i);
+		double share = (double)node->memory_bytes / (double)total;
+
+		if (node->memory_bytes == 0)
+			continue;
+		ac->range[ac->nranges].node = node->os_index;
+		ac->range[ac->nranges++].bytes = (uint64_t)((double)ac->bytes * share);
+	}
+}
+
+/* The first step is committed before the server is ready, the rest of the wanted size by a thread of its own. */
+static int open_arena(struct server *srv, struct why *why)
+{
+	struct arena_conf ac = {.bytes = (uint64_t)(srv->conf.l1_size_gb * (double)(1ull << 30)),
+				.shm_name = srv->conf.shm_name,
+				.lazy = true,
+				.init_bytes = 256ull << 20};
+	int err;
+
+	plan_ranges(srv, &ac);
+	err = arena_create(&ac, &srv->arena, why);
+	if (err)
+		return err;
+	srv->slots = arena_shm_name(srv->arena)[0] != '\0';
+	log_info("L1: %.2f GiB in %u node range(s), %s%s, 4 KiB or transparent huge pages, copies by %s",
+		 (double)arena_bytes(srv->arena) / (1 << 30), arena_nranges(srv->arena),
+		 srv->slots ? "shared memory " : "anonymous memory (engines cannot map it)", arena_shm_name(srv->arena),
+		 kv_copy_name());
+	return shmx_guard(arena_base(srv->arena), arena_bytes(srv->arena), &srv->arena_guard, why);
+}
+
+static void *populate(void *arg)
+{
+	struct server *srv = arg;
+	uint64_t t0 = clock_ms(), step = 64ull << 20;
+	uint64_t want = srv->conf.l1_use_lazy ? (uint64_t)(srv->conf.l1_init_size_gb * (double)(1ull << 30))
+					      : arena_bytes(srv->arena);
+	uint64_t done = 0;
+
+	pthread_setname_np(pthread_self(), "lmca-populate");
+	for (uint32_t i = 0; i < arena_nranges(srv->arena); i++) {
+		uint64_t bytes = arena_range(srv->arena, i)->bytes;
+		uint64_t share = want / arena_nranges(srv->arena);
+
+		for (uint64_t upto = 0; upto < bytes && upto < share && !atomic_load(&srv->stopping);) {
+			upto = bytes - upto < step ? bytes : upto + step;
+			if (arena_commit(srv->arena, i, upto)) {
+				log_error("L1: memory ran out after %.2f GiB; the cache stays at that size",
+					  (double)arena_committed(srv->arena, i) / (1 << 30));
+				return NULL;
+			}
+		}
+		done += arena_committed(srv->arena, i);
+	}
+	log_info("L1: %.2f GiB populated in %llu ms", (double)done / (1 << 30), (unsigned long long)(clock_ms() - t0));
+	return NULL;
+}
+
+static void on_evicted(void *ctx, double lifetime_s, double idle_s)
+{
+	struct server *srv = ctx;
+
+	metric_observe(srv->metrics, M_L1_CHUNK_LIFETIME, lifetime_s);
+	metric_observe(srv->metrics, M_L1_CHUNK_IDLE_BEFORE_EVICT, idle_s);
+}
+
+static void on_reused(void *ctx, double gap_s)
+{
+	metric_observe(((struct server *)ctx)->metrics, M_L1_CHUNK_REUSE_GAP, gap_s);
+}
+
+static int open_store(struct server *srv, struct why *why)
+{
+	static const enum store_policy policies[] = {STORE_LRU, STORE_NOOP, STORE_ISOLATED_LRU};
+	struct store_conf sc = {.arena = srv->arena,
+				.policy = policies[srv->conf.eviction_policy],
+				.trigger_watermark = srv->conf.eviction_trigger_watermark,
+				.eviction_ratio = srv->conf.eviction_ratio,
+				.align = srv->conf.l1_align_bytes,
+				.sample_rate = srv->conf.metrics_sample_rate,
+				.observer = {srv, on_evicted, on_reused}};
+
+	return store_create(&sc, &srv->store, why);
+}
+
+static int open_hashing(struct server *srv, struct why *why)
+{
+	enum chash_algorithm a = CHASH_BLAKE3;
+	int err;
+
+	if (srv->conf.hash_algorithm == CONF_HASH_SHA256_CBOR)
+		a = CHASH_SHA256_CBOR;
+	if (srv->conf.hash_algorithm == CONF_HASH_BUILTIN)
+		log_warn("--hash-algorithm builtin depends on a Python interpreter and never leaves the server: blake3 "
+			 "is "
+			 "used");
+	err = chash_init(&srv->chash, a, srv->conf.chunk_size, getenv("PYTHONHASHSEED"), why);
+	if (err)
+		return err;
+	log_info("Using %s hash function", chash_name(a));
+	log_info("TokenHasher initialized: chunk_size=%u, hash_algorithm=%s", srv->conf.chunk_size, chash_name(a));
+	return prefix_create(&srv->chash, PREFIX_BUDGET, &srv->prefix, why);
+}
+
+static int add_event(struct server *srv, int fd, uint64_t tag)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.u64 = tag};
+
+	return fd >= 0 && epoll_ctl(srv->epoll_fd, EPOLL_CTL_ADD, fd, &ev) == 0 ? 0 : -errno;
+}
+
+/* Signals are blocked before any thread starts, so that only the signalfd sees them. */
+static int open_events(struct server *srv, struct why *why)
+{
+	struct itimerspec every = {{TICK_MS / 1000, 0}, {TICK_MS / 1000, 0}};
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	srv->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	srv->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	srv->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (srv->epoll_fd < 0 || add_event(srv, srv->signal_fd, EV_SIGNAL) || add_event(srv, srv->timer_fd, EV_TIMER) ||
+	    timerfd_settime(srv->timer_fd, 0, &every, NULL))
+		return why_set(why, -errno, "cannot set up events: %s", strerror(errno));
+	return 0;
+}
+
+static int start_http(struct server *srv, struct why *why)
+{
+	struct http_conf hc = {srv->conf.http_host, (uint16_t)srv->conf.http_port,
+			       !srv->conf.disable_metrics && !srv->conf.disable_observability};
+	struct http_host host;
+	int err;
+
+	if (srv->conf.no_http)
+		return 0;
+	snapshot_host(srv, &host);
+	err = http_start(&hc, &host, srv->metrics, &srv->http, why);
+	if (!err)
+		log_info("HTTP API on http://%s:%u", srv->conf.http_host, http_port(srv->http));
+	return err;
+}
+
+static int start(struct server *srv, struct why *why)
+{
+	int err = open_events(srv, why);
+
+	if (!err)
+		err = shmx_init(why);
+	if (!err)
+		err = make_instance_id(srv) ? why_set(why, -EIO, "no random bytes") : 0;
+	if (!err)
+		err = metrics_create(srv->instance_id, srv->conf.legacy_metrics, &srv->metrics)
+			      ? why_set(why, -ENOMEM, "out of memory")
+			      : 0;
+	if (!err)
+		err = topo_create(&srv->topo, why);
+	if (!err)
+		err = open_arena(srv, why);
+	if (!err)
+		err = open_store(srv, why);
+	if (!err)
+		err = open_hashing(srv, why);
+	if (!err)
+		err = ctx_registry_create(srv->store, &srv->contexts) ||
+				      sessions_create(srv->store, srv->conf.l1_read_ttl_seconds * 1000ull,
+						      &srv->sessions)
+			      ? why_set(why, -ENOMEM, "out of memory")
+			      : 0;
+	if (!err)
+		err = state_open(srv, why);
+	if (!err)
+		err = workers_start(srv, why);
+	if (!err)
+		err = control_start(srv, why);
+	if (!err)
+		err = start_http(srv, why);
+	if (!err && pthread_create(&srv->populate_thread, NULL, populate, srv) == 0)
+		srv->populate_started = true;
+	return err;
+}
+
+static void stop(struct server *srv)
+{
+	atomic_store(&srv->stopping, true);
+	http_stop(srv->http);
+	if (srv->populate_started)
+		pthread_join(srv->populate_thread, NULL);
+	control_quiesce(srv);
+	workers_stop(srv);
+	control_stop(srv);
+	sessions_destroy(srv->sessions);
+	ctx_registry_destroy(srv->contexts);
+	prefix_destroy(srv->prefix);
+	store_destroy(srv->store);
+	shmx_put(srv->arena_guard);
+	arena_destroy(srv->arena);
+	topo_destroy(srv->topo);
+	metrics_destroy(srv->metrics);
+	close(srv->timer_fd);
+	close(srv->signal_fd);
+	close(srv->epoll_fd);
+}
+
+static void tick(struct server *srv)
+{
+	struct ctx_limits limits = {
+		.write_ttl_ms = srv->conf.l1_write_ttl_seconds * 1000ull,
+		.read_ttl_ms = srv->conf.l1_read_ttl_seconds * 1000ull,
+		.reap_ms = (uint64_t)(srv->conf.worker_reap_timeout_seconds * 1000),
+		.grace_ms = (uint64_t)(srv->conf.worker_registration_grace_seconds * 1000),
+	};
+	uint64_t now = clock_ms(), n;
+	uint32_t expired;
+
+	if (read(srv->timer_fd, &n, sizeof(n)) < 0)
+		return;
+	expired = sessions_sweep(srv->sessions, now);
+	if (expired)
+		log_warn("%u request(s) kept lookup locks beyond the read TTL: released", expired);
+	n = ctx_sweep(srv->contexts, &limits, now);
+	metric_add(srv->metrics, M_CONTEXTS_REAPED, n);
+	n = store_tick(srv->store, now);
+	if (n)
+		log_info("L1 memory usage above watermark %.2f; %.2f GiB evicted", srv->conf.eviction_trigger_watermark,
+			 (double)n / (1 << 30));
+}
+
+/* True: stop. */
+static bool on_signal(struct server *srv)
+{
+	struct signalfd_siginfo si;
+
+	if (read(srv->signal_fd, &si, sizeof(si)) != sizeof(si))
+		return false;
+	if (si.ssi_signo == SIGHUP) {
+		log_info("SIGHUP: options are read at start only");
+		return false;
+	}
+	log_info("signal %u: stopping", si.ssi_signo);
+	return true;
+}
+
+static void serve(struct server *srv)
+{
+	bool quit = false;
+
+	log_info("LMCache ZMQ cache server is running on tcp://%s:%u", srv->conf.host, control_port(srv->control));
+	log_info("LMCache cache server is running...");
+	while (!quit) {
+		struct epoll_event ev[16];
+		int n = epoll_wait(srv->epoll_fd, ev, 16, -1);
+
+		for (int i = 0; i < n; i++) {
+			if (ev[i].data.u64 == EV_SIGNAL)
+				quit |= on_signal(srv);
+			else if (ev[i].data.u64 == EV_TIMER)
+				tick(srv);
+			else
+				liveness_event(srv, ev[i].data.u64);
+		}
+	}
+}
+
+int server_main(int argc, char **argv)
+{
+	struct server *srv = mem_calloc(1, sizeof(*srv));
+	struct why why = {0};
+	int err;
+
+	if (!srv)
+		return 1;
+	srv->epoll_fd = srv->signal_fd = srv->timer_fd = -1;
+	srv->started_ms = clock_ms();
+	err = conf_parse(argc, argv, &srv->conf, &why);
+	if (err) {
+		if (err < 0)
+			fprintf(stderr, "%s: %s\n", argv[0], why.text);
+		mem_free(srv);
+		return err < 0 ? 2 : 0;
+	}
+	log_set_level(srv->conf.log_level);
+	err = start(srv, &why);
+	if (err)
+		log_error("cannot start: %s", why.text);
+	else
+		serve(srv);
+	stop(srv);
+	conf_free(&srv->conf);
+	mem_free(srv);
+	return err ? 1 : 0;
+}
