@@ -1,0 +1,147 @@
+#include "transport/kv/kv_int.h"
+
+/* One chunk, one layer group. The pages are `page`, the object's part of this group `object`. */
+struct job {
+	const struct stream_ops *ops;
+	const struct layer_group *g;
+	const uint32_t *ids; /* of this chunk */
+	uint32_t first, nblocks;
+	uint64_t block_bytes, plane_bytes; /* in the object */
+	uint8_t *object;
+	bool scatter;
+};
+
+static struct job job_of(const struct kv_layout *l, const struct layer_group *g, const struct kv_blocks *blocks,
+			 uint32_t j, const void *object)
+{
+	uint32_t n = l->chunk_tokens / g->facts.block_size;
+	return (struct job){
+		.ops = l->ops,
+		.g = g,
+		.ids = blocks[g->facts.engine_group].ids + (uint64_t)j * n,
+		.nblocks = n,
+		.block_bytes = g->token_bytes * g->facts.block_size,
+		.plane_bytes = g->token_bytes * l->chunk_tokens,
+		.object = (uint8_t *)object + g->facts.object_offset,
+	};
+}
+
+static bool is_null(const struct layer_group *g, uint32_t id)
+{
+	return g->null_blocks && id == g->null_block;
+}
+
+/* How many blocks from `b` on lie one behind the other in the pages, too. */
+static uint32_t run_length(const struct job *job, const struct plane *p, uint32_t b)
+{
+	uint32_t n = 1;
+	if (p->block_stride != job->block_bytes)
+		return 1;
+	while (b + n < job->nblocks && job->ids[b + n] == job->ids[b] + n && !is_null(job->g, job->ids[b + n]))
+		n++;
+	return n;
+}
+
+static void copy_plane(const struct job *job, const struct plane *p, uint8_t *object)
+{
+	for (uint32_t b = job->first, n; b < job->nblocks; b += n) {
+		uint8_t *mine = object + b * job->block_bytes;
+		uint8_t *page = p->base + job->ids[b] * p->block_stride;
+		n = 1;
+		if (is_null(job->g, job->ids[b])) {
+			if (!job->scatter)
+				memset(mine, 0, job->block_bytes);
+			continue;
+		}
+		n = run_length(job, p, b);
+		if (job->scatter)
+			job->ops->copy(page, mine, n * job->block_bytes);
+		else
+			job->ops->copy(mine, page, n * job->block_bytes);
+	}
+}
+
+static void copy_rows(const struct job *job, const struct plane *p, uint8_t *object, uint32_t b)
+{
+	const struct layer_group *g = job->g;
+	uint8_t *mine = object + b * job->block_bytes;
+	uint8_t *page = p->base + job->ids[b] * p->block_stride;
+	struct row_copy r = {.outer = g->facts.block_size, .inner = g->rows, .row = g->row_bytes};
+	if (job->scatter) {
+		r.dst = page;
+		r.src = mine;
+		r.dst_outer = p->token_stride;
+		r.dst_inner = p->head_stride;
+		r.src_outer = g->token_bytes;
+		r.src_inner = g->row_bytes;
+	} else {
+		r.dst = mine;
+		r.src = page;
+		r.dst_outer = g->token_bytes;
+		r.dst_inner = g->row_bytes;
+		r.src_outer = p->token_stride;
+		r.src_inner = p->head_stride;
+	}
+	job->ops->rows(&r);
+}
+
+/* Block by block, K and V of one block together: in fused layouts they share cache lines and pages. */
+static void copy_layer_rows(const struct job *job, uint32_t layer)
+{
+	const struct layer_group *g = job->g;
+	for (uint32_t b = job->first; b < job->nblocks; b++) {
+		for (uint32_t k = 0; k < g->facts.kv_size; k++) {
+			uint64_t plane = (uint64_t)k * g->facts.nlayers + layer;
+			uint8_t *object = job->object + plane * job->plane_bytes;
+			if (!is_null(g, job->ids[b]))
+				copy_rows(job, &g->planes[plane], object, b);
+			else if (!job->scatter)
+				memset(object + b * job->block_bytes, 0, job->block_bytes);
+		}
+	}
+}
+
+static void run_job(const struct job *job)
+{
+	const struct layer_group *g = job->g;
+	if (g->span == SPAN_BLOCK) {
+		for (uint64_t p = 0; p < (uint64_t)g->facts.kv_size * g->facts.nlayers; p++)
+			copy_plane(job, &g->planes[p], job->object + p * job->plane_bytes);
+		return;
+	}
+	for (uint32_t l = 0; l < g->facts.nlayers; l++)
+		copy_layer_rows(job, l);
+}
+
+void kv_gather(const struct kv_layout *l, const struct kv_blocks *blocks, uint32_t j, void *object)
+{
+	for (uint32_t i = 0; i < l->ngroups; i++) {
+		struct job job = job_of(l, &l->groups[i], blocks, j, object);
+		run_job(&job);
+	}
+	l->ops->fence();
+}
+
+void kv_scatter(const struct kv_layout *l, const struct kv_blocks *blocks, uint32_t j, uint32_t skip_tokens,
+		const void *object)
+{
+	for (uint32_t i = 0; i < l->ngroups; i++) {
+		struct job job = job_of(l, &l->groups[i], blocks, j, object);
+		job.scatter = true;
+		job.first = skip_tokens / l->groups[i].facts.block_size;
+		run_job(&job);
+	}
+	l->ops->fence();
+}
+
+void kv_copy(void *dst, const void *src, size_t n)
+{
+	const struct stream_ops *ops = kv_stream_ops();
+	ops->copy(dst, src, n);
+	ops->fence();
+}
+
+const char *kv_copy_name(void)
+{
+	return kv_stream_ops()->name;
+}

@@ -1,0 +1,107 @@
+/* kv_int.h - what recognise.c tells layout.c, and what layout.c prepares for copy.c. */
+#ifndef TRANSPORT_KV_KV_INT_H
+#define TRANSPORT_KV_KV_INT_H
+
+#include "transport/kv/kv.h"
+
+/* A tensor in physical order: dimensions by descending stride, all extents proven to lie inside its memory. */
+struct norm {
+	uint32_t ndim;
+	uint32_t from[KV_MAX_DIMS]; /* the dimension of the client's view that ended up here */
+	uint64_t shape[KV_MAX_DIMS];
+	uint64_t stride[KV_MAX_DIMS]; /* bytes */
+	uint8_t *first;               /* element (0, ..., 0) */
+};
+
+/* How the tensors of a registration belong together. */
+enum arrangement {
+	ARR_PER_LAYER,   /* one tensor per layer */
+	ARR_LISTS_K_V,   /* all K, then all V */
+	ARR_LIST_LATENT, /* one flat tensor per layer, no V */
+	ARR_CROSS_LAYER, /* one tensor for everything */
+};
+
+/* One layer, recognised. Strides in bytes. */
+struct layer_form {
+	enum kv_format format;
+	uint32_t kv_size, num_heads, head_size, block_size;
+	uint32_t dtype, element_size;
+	uint64_t num_blocks;
+	uint8_t *base[2]; /* block 0, token 0, head 0 of K and of V */
+	uint64_t block_stride, token_stride, head_stride;
+};
+
+int kv_normalise(const struct kv_tensor *t, uint32_t index, struct norm *out, struct why *why);
+
+/* Decides the arrangement and from it the number of layers. */
+int kv_arrange(const struct kv_layout_in *in, const struct norm *norm, enum arrangement *arr, uint32_t *nlayers,
+	       struct why *why);
+
+/* Layer `layer`; `tokens_per_block` as its engine group states it, 0 = not stated. */
+int kv_recognise(const struct kv_layout_in *in, const struct norm *norm, enum arrangement arr, uint32_t layer,
+		 uint32_t nlayers, uint32_t tokens_per_block, struct layer_form *out, struct why *why);
+
+/* ---- copying --------------------------------------------------------------------------------------------------------- */
+
+/* Where K or V of one layer lies, with adjoining heads already merged into longer rows. Bytes. */
+struct plane {
+	uint8_t *base;
+	uint64_t block_stride, token_stride, head_stride;
+};
+
+enum span_kind {
+	SPAN_BLOCK, /* a whole block is contiguous on both sides */
+	SPAN_ROWS,  /* rows of `row_bytes`, `rows` per token: whole tokens (1 row) or single heads */
+};
+
+struct layer_group {
+	struct kv_group_facts facts;
+	enum span_kind span;
+	uint32_t rows;
+	uint64_t row_bytes;
+	uint64_t token_bytes; /* rows * row_bytes: one token in the object */
+	bool null_blocks;
+	uint32_t null_block;
+	struct plane *planes; /* [kv_size][nlayers] */
+};
+
+struct engine_group {
+	uint32_t block_size;
+	uint64_t num_blocks; /* of the layer that has the fewest; 0 = no layers */
+	bool null_blocks;
+};
+
+struct stream_ops;
+
+struct kv_layout {
+	uint32_t nlayers, ngroups, nengine, ntensors, chunk_tokens, null_block;
+	uint64_t object_bytes;
+	const struct stream_ops *ops;
+	struct layer_group *groups;
+	struct engine_group *engine;
+	struct plane *planes; /* of all groups, one after another */
+	uint32_t *layers;     /* layer indices of all groups */
+	struct kv_tensor *tensors;
+};
+
+/* Rows of one block: `outer` times `inner` rows of `row` bytes, the inner loop running fastest. Strides in bytes. */
+struct row_copy {
+	uint8_t *dst;
+	const uint8_t *src;
+	uint64_t dst_outer, dst_inner, src_outer, src_inner;
+	uint32_t outer, inner;
+	uint64_t row;
+};
+
+/* Copies with non-temporal stores where runs are long enough; the caller fences once at its end. */
+struct stream_ops {
+	const char *name;
+	void (*copy)(void *dst, const void *src, uint64_t n);
+	void (*rows)(const struct row_copy *r);
+	void (*fence)(void);
+};
+
+/* The widest set this CPU has; the same answer every time. */
+const struct stream_ops *kv_stream_ops(void);
+
+#endif
