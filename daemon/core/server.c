@@ -186,8 +186,9 @@ static int open_events(struct server *srv, struct why *why)
 
 static int start_http(struct server *srv, struct why *why)
 {
-	struct http_conf hc = {srv->conf.http_host, (uint16_t)srv->conf.http_port,
-			       !srv->conf.disable_metrics && !srv->conf.disable_observability};
+	struct http_conf hc = {.host = srv->conf.http_host,
+			       .port = (uint16_t)srv->conf.http_port,
+			       .metrics = !srv->conf.disable_metrics && !srv->conf.disable_observability};
 	struct http_host host;
 	int err;
 
