@@ -171,6 +171,6 @@ int conf_cli_parse(int argc, char **argv, struct conf_cli *out, struct why *why)
 	rc = run_argp(copy_known(argc, argv, copy), copy, out);
 	mem_free(copy);
 	if (rc)
-		return why_set(why, -(int)rc, "command line: %s", strerror(rc));
+		return why_set(why, -(int)rc, "command line: %s", rc == ENOMEM ? "out of memory" : strerror(rc));
 	return 0;
 }

@@ -57,21 +57,24 @@ static void *field_of(struct conf *c, const struct conf_option *o)
 static int bad_value(const struct conf_option *o, const char *text, const char *where, const char *what,
 		     struct why *why)
 {
-	char range[256];
+	char range[256], shown[81];
+	size_t n = 0;
 
+	/* The message ends on a terminal. */
+	for (; text[n] && n < sizeof(shown) - 1; n++)
+		shown[n] = (char)((unsigned char)text[n] < 0x20 || text[n] == 0x7f ? '?' : text[n]);
+	shown[n] = '\0';
 	conf_range_text(o, range, sizeof(range));
-	return why_set(why, -EINVAL, "%s %.80s: %s%s%s%s", where, *text ? text : "\"\"", what, range[0] ? " (" : "",
-		       range, range[0] ? ")" : "");
+	return why_set(why, -EINVAL, "%s %s: %s%s%s%s", where, n ? shown : "\"\"", what, range[0] ? " (" : "", range,
+		       range[0] ? ")" : "");
 }
 
 static int check_range(const struct conf_option *o, double v, const char *text, const char *where, struct why *why)
 {
 	if (v == 0 && o->zero_ok)
 		return 0;
-	if (v < o->min || v > o->max)
+	if (v < o->min || v > o->max || (o->pow2 && ((uint64_t)v & ((uint64_t)v - 1)) != 0))
 		return bad_value(o, text, where, "out of range", why);
-	if (o->pow2 && ((uint64_t)v & ((uint64_t)v - 1)) != 0)
-		return bad_value(o, text, where, "not a power of two", why);
 	return 0;
 }
 
