@@ -26,7 +26,7 @@ static int set_key(struct parse *p, const char *key, size_t len, const char *tex
 
 	snprintf(where, sizeof(where), "%.128s:%u: %.*s", p->path, p->line, shown, key);
 	if (m.is == CONF_IS_UNKNOWN || m.is == CONF_IS_NEGATION || m.no) {
-		const char *near = conf_nearest(key, len);
+		const char *near = m.is == CONF_IS_NEGATION ? conf_options[m.index].flag : conf_nearest(key, len);
 		return why_set(p->why, -EINVAL, "%s: unknown key%s%s%s", where, near ? " (did you mean " : "",
 			       near ? near : "", near ? "?)" : "");
 	}
