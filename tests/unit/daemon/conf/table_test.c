@@ -55,6 +55,16 @@ static void every_upstream_flag_is_known(void **state)
 
 /* ---- sources ---------------------------------------------------------------------------------------------------- */
 
+/* The n-th name of an enum is one that conf prints; aliases and absent names come after these. */
+static bool is_canonical(const struct conf_option *o, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (o->names[i].value == o->names[n].value)
+			return false;
+	}
+	return o->names[n].text && o->names[n].value != CONF_NAME_ABSENT;
+}
+
 /* The k-th (1, 2, 3) valid text for an option, different from its neighbours and from the default where the type allows. */
 static void sample(const struct conf_option *o, unsigned k, char *buf, size_t cap)
 {
@@ -71,7 +81,7 @@ static void sample(const struct conf_option *o, unsigned k, char *buf, size_t ca
 		snprintf(buf, cap, "%.4g", (o->def ? atof(o->def) : 40) * (1 + 0.03125 * k));
 		break;
 	case CONF_ENUM:
-		while (o->names[n].text && o->names[n].value != CONF_NAME_ABSENT)
+		while (is_canonical(o, n))
 			n++;
 		snprintf(buf, cap, "%s", o->names[k % n].text);
 		break;
