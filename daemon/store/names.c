@@ -1,0 +1,252 @@
+#include "daemon/store/names_int.h"
+
+#include "daemon/base/check.h"
+#include "daemon/base/mem.h"
+#include "daemon/store/varray_int.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define BUCKETS 65536u
+
+int names_create(struct names *t)
+{
+	memset(t, 0, sizeof(*t));
+	if (getrandom(t->seed, sizeof(t->seed), 0) != (ssize_t)sizeof(t->seed))
+		return -EIO;
+	t->ns = varray_map(NAMES_MAX_NS + 1, sizeof(*t->ns));
+	t->salt = varray_map(NAMES_MAX_SALTS + 1, sizeof(*t->salt));
+	t->ns_bucket = varray_map(BUCKETS, sizeof(uint32_t));
+	t->salt_bucket = varray_map(BUCKETS, sizeof(uint32_t));
+	t->quota = mem_calloc(NAMES_MAX_QUOTA, sizeof(uint32_t));
+	if (t->ns && t->salt && t->ns_bucket && t->salt_bucket && t->quota)
+		return 0;
+	names_destroy(t);
+	return -ENOMEM;
+}
+
+void names_destroy(struct names *t)
+{
+	for (uint32_t i = 1; i <= t->ns_hi; i++)
+		mem_free(t->ns[i].model);
+	varray_unmap(t->ns, NAMES_MAX_NS + 1, sizeof(*t->ns));
+	varray_unmap(t->salt, NAMES_MAX_SALTS + 1, sizeof(*t->salt));
+	varray_unmap(t->ns_bucket, BUCKETS, sizeof(uint32_t));
+	varray_unmap(t->salt_bucket, BUCKETS, sizeof(uint32_t));
+	mem_free(t->quota);
+	memset(t, 0, sizeof(*t));
+}
+
+/* ---- hashing --------------------------------------------------------------------------------------------------- */
+
+static uint64_t fold(uint64_t a, uint64_t b)
+{
+	unsigned __int128 m = (unsigned __int128)a * b;
+
+	return (uint64_t)m ^ (uint64_t)(m >> 64);
+}
+
+static uint64_t hash_text(const struct names *t, uint64_t h, struct slice text)
+{
+	const uint8_t *p = text.p;
+	uint64_t w;
+
+	for (size_t at = 0; at < text.n; at += 8) {
+		w = 0;
+		memcpy(&w, p + at, text.n - at < 8 ? text.n - at : 8);
+		h = fold(h ^ w ^ t->seed[0], t->seed[1] | 1);
+	}
+	return fold(h ^ text.n ^ t->seed[1], t->seed[0] | 1);
+}
+
+static uint32_t ns_bucket(const struct names *t, struct slice model, uint32_t kv_rank, uint32_t group, uint32_t salt)
+{
+	uint64_t h = hash_text(t, ((uint64_t)kv_rank << 32) | group, model);
+
+	return (uint32_t)fold(h ^ salt, t->seed[1] | 1) % BUCKETS;
+}
+
+static uint32_t salt_bucket(const struct names *t, struct slice text)
+{
+	return (uint32_t)hash_text(t, 0, text) % BUCKETS;
+}
+
+/* ---- salts ----------------------------------------------------------------------------------------------------- */
+
+static uint32_t salt_find(const struct names *t, struct slice text)
+{
+	uint32_t id = t->salt_bucket[salt_bucket(t, text)];
+
+	while (id && !slice_eq(slice_of(t->salt[id].text, t->salt[id].len), text))
+		id = t->salt[id].chain;
+	return id;
+}
+
+static uint32_t salt_make(struct names *t, struct slice text)
+{
+	uint32_t id = t->salt_unused, *head = &t->salt_bucket[salt_bucket(t, text)];
+
+	if (id)
+		t->salt_unused = t->salt[id].chain;
+	else if (t->salt_hi < NAMES_MAX_SALTS)
+		id = ++t->salt_hi;
+	else
+		return 0;
+	t->salt[id] = (struct salt){.chain = *head, .limit_bytes = UINT64_MAX, .len = (uint8_t)text.n};
+	if (text.n)
+		memcpy(t->salt[id].text, text.p, text.n);
+	*head = id;
+	return id;
+}
+
+static void salt_put(struct names *t, uint32_t id)
+{
+	struct salt *s = &t->salt[id];
+	uint32_t *at = &t->salt_bucket[salt_bucket(t, slice_of(s->text, s->len))];
+
+	if (--s->refs)
+		return;
+	check(s->used_bytes == 0 && s->lru.n == 0 && s->heap_at == 0);
+	while (*at != id)
+		at = &t->salt[*at].chain;
+	*at = s->chain;
+	s->chain = t->salt_unused;
+	t->salt_unused = id;
+}
+
+static void quota_forget(struct names *t, uint32_t id)
+{
+	uint32_t i = 0;
+
+	while (t->quota[i] != id)
+		i++;
+	t->quota[i] = t->quota[--t->nquota];
+	t->salt[id].limit_bytes = UINT64_MAX;
+	salt_put(t, id);
+}
+
+int names_quota_set(struct names *t, struct slice text, uint64_t bytes, uint32_t *salt_id)
+{
+	uint32_t id;
+
+	*salt_id = 0;
+	if (text.n > NAMES_MAX_SALT)
+		return -EINVAL;
+	id = salt_find(t, text);
+	if (bytes == UINT64_MAX) {
+		if (id && t->salt[id].limit_bytes != UINT64_MAX)
+			quota_forget(t, id);
+		*salt_id = id && t->salt[id].refs ? id : 0;
+		return 0;
+	}
+	if (!id || t->salt[id].limit_bytes == UINT64_MAX) {
+		if (t->nquota == NAMES_MAX_QUOTA || (!id && !(id = salt_make(t, text))))
+			return -ENOSPC;
+		t->quota[t->nquota++] = id;
+		t->salt[id].refs++;
+	}
+	t->salt[id].limit_bytes = bytes;
+	*salt_id = id;
+	return 0;
+}
+
+/* ---- namespaces ------------------------------------------------------------------------------------------------ */
+
+static uint32_t ns_take(struct names *t)
+{
+	uint32_t id = t->ns_unused;
+
+	if (id)
+		t->ns_unused = t->ns[id].chain;
+	else if (t->ns_hi < NAMES_MAX_NS)
+		id = ++t->ns_hi;
+	return id;
+}
+
+static void ns_put_back(struct names *t, uint32_t id)
+{
+	t->ns[id] = (struct ns){.chain = t->ns_unused};
+	t->ns_unused = id;
+}
+
+static uint32_t ns_make(struct names *t, struct slice model, const struct ns *as, struct slice salt)
+{
+	uint32_t id = ns_take(t), salt_id = as->salt, *head;
+	char *copy = id ? mem_strndup(model.p, model.n) : NULL;
+
+	if (!copy) {
+		if (id)
+			ns_put_back(t, id);
+		return 0;
+	}
+	if (!salt_id && !(salt_id = salt_make(t, salt))) {
+		mem_free(copy);
+		ns_put_back(t, id);
+		return 0;
+	}
+	head = &t->ns_bucket[ns_bucket(t, model, as->kv_rank, as->object_group, salt_id)];
+	t->ns[id] = *as;
+	t->ns[id].model = copy;
+	t->ns[id].model_len = (uint32_t)model.n;
+	t->ns[id].salt = salt_id;
+	t->ns[id].chain = *head;
+	*head = id;
+	t->salt[salt_id].refs++;
+	return id;
+}
+
+uint32_t names_ns(struct names *t, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
+		  bool make)
+{
+	struct ns as = {.kv_rank = kv_rank, .object_group = object_group};
+	uint32_t id = 0;
+
+	if (model.n > NAMES_MAX_MODEL || salt.n > NAMES_MAX_SALT)
+		return 0;
+	as.salt = salt_find(t, salt);
+	if (as.salt)
+		id = t->ns_bucket[ns_bucket(t, model, kv_rank, object_group, as.salt)];
+	for (; id; id = t->ns[id].chain) {
+		const struct ns *n = &t->ns[id];
+		if (n->salt == as.salt && n->kv_rank == kv_rank && n->object_group == object_group &&
+		    slice_eq(slice_of(n->model, n->model_len), model))
+			return id;
+	}
+	return make ? ns_make(t, model, &as, salt) : 0;
+}
+
+void names_ns_release(struct names *t, uint32_t id)
+{
+	struct ns *n = &t->ns[id];
+	uint32_t *at;
+
+	if (n->refs || n->objects)
+		return;
+	at = &t->ns_bucket[ns_bucket(t, slice_of(n->model, n->model_len), n->kv_rank, n->object_group, n->salt)];
+	while (*at != id)
+		at = &t->ns[*at].chain;
+	*at = n->chain;
+	mem_free(n->model);
+	salt_put(t, n->salt);
+	ns_put_back(t, id);
+}
+
+void names_check(const struct names *t)
+{
+	uint32_t refs = 0, uses = t->nquota, quotas = 0;
+
+	for (uint32_t i = 1; i <= t->ns_hi; i++) {
+		if (!t->ns[i].model)
+			continue;
+		uses++;
+		check(t->ns[i].refs || t->ns[i].objects);
+		check(t->salt[t->ns[i].salt].refs);
+	}
+	for (uint32_t i = 1; i <= t->salt_hi; i++) {
+		refs += t->salt[i].refs;
+		quotas += t->salt[i].refs && t->salt[i].limit_bytes != UINT64_MAX;
+		check(t->salt[i].refs || t->salt[i].lru.n == 0);
+	}
+	check(refs == uses && quotas == t->nquota);
+}
