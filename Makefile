@@ -17,6 +17,8 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(JOBS)
 endif
 MAKEFLAGS += --no-print-directory
+# `make V=1` shows the commands.
+say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2) &&)
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
@@ -67,10 +69,10 @@ $(BLAKE3_HDR):
 
 $(BUILD)/third/%.o: $(BLAKE3_HDR)
 	@mkdir -p $(@D)
-	$(CC) -O3 -g -fPIE -c $(BLAKE3_DIR)/$* -o $@
+	$(call say,CC,$@)$(CC) -O3 -g -fPIE -c $(BLAKE3_DIR)/$* -o $@
 
 $(BLAKE3_LIB): $(BLAKE3_OBJ)
-	$(AR) rcs $@ $^
+	$(call say,AR,$@)$(AR) rcs $@ $^
 endif
 
 # ---- modules -----------------------------------------------------------------------------------------------------
@@ -91,19 +93,19 @@ $(FLAGS_FILE): force
 
 $(BUILD)/%.o: %.c $(FLAGS_FILE) | $(BLAKE3_HDR)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(if $(filter $(CONVERSION_MODULES),$(patsubst %/,%,$(dir $<))),-Wconversion) -c $< -o $@
+	$(call say,CC,$<)$(CC) $(ALL_CFLAGS) $(if $(filter $(CONVERSION_MODULES),$(patsubst %/,%,$(dir $<))),-Wconversion) -c $< -o $@
 
 define module_rules
 $(call lib_of,$(1)): $(call objs_of,$(1))
 	@mkdir -p $$(@D)
-	rm -f $$@
-	$$(AR) rcs $$@ $$^
+	@rm -f $$@
+	$$(call say,AR,$$@)$$(AR) rcs $$@ $$^
 endef
 $(foreach m,$(MODULES),$(eval $(call module_rules,$(m))))
 
 BIN := $(BUILD)/lmcache-appliance
 $(BIN): $(BUILD)/tools/main.o $(call libs_for,tools)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- unit tests: tests/unit/<module>/<file>_test.c, one binary each, TAP output -------------------------------------
 UNIT_SRC  := $(shell find tests/unit -name '*_test.c' 2>/dev/null | sort)
@@ -112,7 +114,7 @@ TEST_LIB_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
 
 define unit_rules
 $(BUILD)/tests/unit/$(1)/%_test: $(BUILD)/tests/unit/$(1)/%_test.o $(TEST_LIB_OBJ) $(call libs_for,$(1))
-	$$(CC) $$(ALL_LDFLAGS) -o $$@ $$^ $$(LIBS) $$(TEST_LIBS)
+	$$(call say,LD,$$@)$$(CC) $$(ALL_LDFLAGS) -o $$@ $$^ $$(LIBS) $$(TEST_LIBS)
 endef
 $(foreach m,$(MODULES),$(eval $(call unit_rules,$(m))))
 
@@ -129,7 +131,7 @@ BENCH_LIBS_wire_bench := $(shell pkg-config --libs msgpackc 2>/dev/null || pkg-c
                                  pkg-config --libs msgpack-c 2>/dev/null)
 $(BUILD)/bench/%: $(BUILD)/tools/bench/%.o $(call libs_for,tools)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) $(BENCH_LIBS_$*)
+	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) $(BENCH_LIBS_$*)
 
 # ---- generated documentation: tools/gen/<name>_doc.c prints docs/<name>.md ------------------------------------------
 DOC_NAMES := $(patsubst tools/gen/%_doc.c,%,$(wildcard tools/gen/*_doc.c))
@@ -137,7 +139,7 @@ DOC_MODULE_options := daemon/conf
 define doc_rules
 $(BUILD)/gen/$(1)_doc: $(BUILD)/tools/gen/$(1)_doc.o $(call libs_for,$(or $(DOC_MODULE_$(1)),daemon/http))
 	@mkdir -p $$(@D)
-	$$(CC) $$(ALL_LDFLAGS) -o $$@ $$^ $$(LIBS)
+	$$(call say,LD,$$@)$$(CC) $$(ALL_LDFLAGS) -o $$@ $$^ $$(LIBS)
 endef
 $(foreach d,$(DOC_NAMES),$(eval $(call doc_rules,$(d))))
 
@@ -147,7 +149,7 @@ FUZZ         ?= $(FUZZ_NAMES)
 FUZZ_SECONDS ?= 60
 $(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%_fuzz.o $(call libs_for,transport/shm)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 # New inputs go to the build folder; a crash is kept there as crash-<name>-*.
 $(addprefix fuzz-run-,$(FUZZ_NAMES)): fuzz-run-%: $(BUILD)/fuzz/%

@@ -76,8 +76,8 @@ static int check_bind(const struct conf *c, const char *flag, const char *host, 
 	if (c->insecure_allow_remote || is_loopback(host))
 		return 0;
 	return why_set(why, -EINVAL,
-		       "--%s %.80s is not loopback: whoever reaches it can read and clear the cache; add "
-		       "--insecure-allow-remote if the network is trusted",
+		       "--%s %.80s is not loopback: whoever reaches it can read and clear the cache; if the network is "
+		       "trusted add --insecure-allow-remote (or LMCACHE_APPLIANCE_INSECURE_ALLOW_REMOTE=true)",
 		       flag, host);
 }
 

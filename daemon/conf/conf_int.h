@@ -30,7 +30,7 @@ struct conf_option {
 	size_t offset, size;           /* of the field in struct conf */
 	const char *def;               /* as a user would write it; NULL: NULL or 0 */
 	const char *def_text;          /* what help says instead of .def */
-	double min, max;               /* numbers, inclusive */
+	double min, max;               /* numbers, inclusive; .max of a string: bytes, 0 = 4096 */
 	bool zero_ok;                  /* 0 is allowed though it is below .min */
 	bool pow2;                     /* a power of two */
 	bool empty_ok;                 /* the empty string means something */

@@ -146,8 +146,8 @@ static int set_str(void *field, const struct conf_option *o, const char *text, c
 
 	if (len == 0 && !o->empty_ok)
 		return bad_value(o, text, where, "must not be empty", why);
-	if (len > MAX_STR)
-		return bad_value(o, text, where, "longer than 4096 bytes", why);
+	if (len > (o->max > 0 ? (size_t)o->max : MAX_STR))
+		return bad_value(o, text, where, "too long", why);
 	for (size_t i = 0; i < len; i++) {
 		if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
 			return bad_value(o, text, where, "contains a control character", why);

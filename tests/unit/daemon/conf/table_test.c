@@ -242,12 +242,20 @@ static void every_range_is_checked(void **state)
 			assert_non_null(strstr(why.text, text));
 			assert_non_null(strstr(why.text, range));
 		}
+		if (o->type == CONF_STR) {
+			char *longest = calloc(1, 4096 + 2);
+			size_t most = o->max > 0 ? (size_t)o->max : 4096;
+
+			memset(longest, 'x', most);
+			assert_int_equal(conf_set(&c, i, longest, 'c', o->flag, &why), 0);
+			longest[most] = 'x';
+			assert_int_equal(conf_set(&c, i, longest, 'c', o->flag, &why), -EINVAL);
+			free(longest);
+		}
 		if (under >= 1 || (o->type == CONF_DOUBLE && under > 0)) {
 			snprintf(text, sizeof(text), o->type == CONF_U32 ? "%.0f" : "%.10g", under);
 			assert_int_equal(conf_set(&c, i, text, 'c', o->flag, &why), -EINVAL);
 		}
-		free(c.source);
-		c.source = calloc(CONF_OPTIONS, 1);
 		conf_free(&c);
 	}
 }
