@@ -105,8 +105,8 @@ static int op_frame(struct pk_vm *vm)
 		return -EPROTO;
 	n = pk_le64(b);
 	if (n > (size_t)(vm->end - vm->p))
-		return pk_fail(vm, -EPROTO, "length past end: frame of %llu bytes, %zu left", (unsigned long long)n,
-			       (size_t)(vm->end - vm->p));
+		return pk_fail(vm, -EPROTO, "no STOP: a frame of %llu bytes of which %zu are there",
+			       (unsigned long long)n, (size_t)(vm->end - vm->p));
 	vm->frame_end = vm->p + n;
 	return 0;
 }
