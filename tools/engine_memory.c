@@ -1,0 +1,119 @@
+/* engine_memory.c - the paged KV tensors of a worker, and their registration. */
+#include "tools/engine_int.h"
+
+#include "daemon/base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define WRAPPER_MODULE "lmcache.v1.platform.cpu.shm"
+#define WRAPPER_BYTES  1024
+
+struct registration {
+	char names[KM_MAX_TENSORS][64];
+	uint8_t pickles[KM_MAX_TENSORS][WRAPPER_BYTES];
+	struct slice wrappers[KM_MAX_TENSORS];
+	uint32_t layers[KM_MAX_TENSORS];
+	uint32_t made;
+};
+
+/* posix_fallocate and not ftruncate: too small a /dev/shm is an error here, and not a SIGBUS later. */
+static int make_tensor(struct engine *e, struct eng_worker *w, uint32_t i, char name[64], struct why *why)
+{
+	uint64_t bytes = e->place.tensor_bytes;
+	snprintf(name, 64, "/lmcache_kv_%d_%u", (int)getpid(), atomic_fetch_add(&e->conf.env->next_tensor, 1));
+	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return why_set(why, -errno, "creating %s: %s", name, strerror(errno));
+	int err = posix_fallocate(fd, 0, (off_t)bytes);
+	void *p = err ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (p == MAP_FAILED) {
+		shm_unlink(name);
+		return why_set(why, -ENOMEM, "%llu bytes of shared memory for one of %u tensors: %s",
+			       (unsigned long long)bytes, e->place.ntensors, strerror(err ? err : errno));
+	}
+	if (e->conf.touch)
+		memset(p, 0, bytes);
+	w->bases[i] = p;
+	return 0;
+}
+
+static int wrap(struct engine *e, struct registration *r, uint32_t i, struct why *why)
+{
+	struct pk_wrapper wrapper = {.kind = PK_CPU_SHM,
+				     .dtype = e->conf.model->dtype,
+				     .ndim = e->place.ndim,
+				     .device_uuid = slice_str("cpu"),
+				     .shm_name = slice_str(r->names[i]),
+				     .nbytes = e->place.tensor_bytes};
+	int64_t stride = 1;
+	for (uint32_t d = e->place.ndim; d-- > 0;) {
+		wrapper.shape[d] = e->place.shape[d];
+		wrapper.stride[d] = stride;
+		stride *= (int64_t)e->place.shape[d];
+	}
+	ssize_t n = pk_wrapper_emit_shm(&wrapper, WRAPPER_MODULE, r->pickles[i], WRAPPER_BYTES);
+	if (n < 0)
+		return why_set(why, (int)n, "the pickle of a tensor does not fit %d bytes", WRAPPER_BYTES);
+	r->wrappers[i] = slice_of(r->pickles[i], (size_t)n);
+	return 0;
+}
+
+static void set_hints(const struct engine *e, struct wire_req *req)
+{
+	const struct km_format *f = km_format(e->conf.format);
+	req->engine_type = slice_str(f->engine_type);
+	req->hints.kv_layout = slice_str(f->kv_layout);
+	req->hints.kv_list_layout = slice_str(f->kv_list_layout);
+	if (!f->size_hints)
+		return;
+	req->hints.num_kv_heads = e->conf.model->heads;
+	req->hints.tokens_per_block = e->conf.model->block_tokens;
+	req->hints.head_dim = e->conf.model->head_size;
+}
+
+static int send_registration(struct engine *e, struct eng_worker *w, struct registration *r, struct why *why)
+{
+	struct wire_req req = eng_request(e, WIRE_REGISTER_KV_CACHE, NULL, (int)(w - e->workers), 0, 0);
+	struct wire_reply reply;
+	uint32_t nlayers = e->conf.model->layers;
+	for (uint32_t i = 0; i < nlayers; i++)
+		r->layers[i] = i;
+	req.wrappers = r->wrappers;
+	req.nwrappers = e->place.ntensors;
+	req.has_groups = true;
+	req.ngroups = 1;
+	req.groups[0] = (struct wire_group_info){.layer_indices = r->layers, .nlayers = nlayers};
+	set_hints(e, &req);
+	return eng_call(e, w->client, &req, &reply, why);
+}
+
+int eng_memory_register(struct engine *e, struct eng_worker *w, struct why *why)
+{
+	struct registration *r = mem_calloc(1, sizeof(*r));
+	int rc = r ? 0 : why_set(why, -ENOMEM, "no memory for a registration");
+	for (uint32_t i = 0; i < e->place.ntensors && !rc; i++) {
+		rc = make_tensor(e, w, i, r->names[i], why);
+		r->made += rc == 0;
+		if (!rc)
+			rc = wrap(e, r, i, why);
+	}
+	if (!rc)
+		rc = send_registration(e, w, r, why);
+	for (uint32_t i = 0; r && i < r->made; i++)
+		shm_unlink(r->names[i]); /* the server has mapped them */
+	mem_free(r);
+	return rc;
+}
+
+void eng_memory_release(struct engine *e, struct eng_worker *w)
+{
+	for (uint32_t i = 0; i < e->place.ntensors; i++)
+		if (w->bases[i])
+			munmap(w->bases[i], e->place.tensor_bytes);
+}
