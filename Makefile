@@ -25,7 +25,7 @@ say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2) &&)
 MODULES := daemon/base daemon/conf numa transport/wire transport/pickle transport/kv transport/shm transport/zmq \
            daemon/store daemon/http daemon/core tools
 
-PKGS       := libzmq hwloc libmicrohttpd jansson libcrypto
+PKGS       := libzmq hwloc libmicrohttpd jansson libcrypto libcurl
 TEST_PKGS  := cmocka
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)

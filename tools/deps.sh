@@ -33,6 +33,7 @@ find_missing() {
 			need libmicrohttpd-dev have_pkg libmicrohttpd
 			need libjansson-dev have_pkg jansson
 			need libssl-dev have_pkg libcrypto
+			need libcurl4-openssl-dev have_pkg libcurl
 			;;
 		test)
 			need libcmocka-dev have_pkg cmocka
