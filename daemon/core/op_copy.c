@@ -141,15 +141,20 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 	uint32_t missing;
 	store_ns ns = range_ns_find(e, r);
 	int err = -ENOENT;
-	uint64_t t0;
+	uint64_t t0 = 0;
 
 	if (ns || g->n == 0)
 		err = store_lock_all(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, clock_ms(),
 				     e->objs, &missing);
 	if (!err) {
 		t0 = clock_ns();
-		err = scatter_all(e, r, c, blocks, g) ? 0 : -EFAULT;
+		if (!sessions_holds(srv->sessions, r->key.request_id, g->first, g->n, (uint32_t)rank, e->objs))
+			err = -ENOENT; /* no LOOKUP locked them for this request, or its time ran out */
+		else
+			err = scatter_all(e, r, c, blocks, g) ? 0 : -EFAULT;
 		store_unlock(srv->store, e->objs, NULL, g->n, clock_ms());
+	}
+	if (!err) {
 		observe(srv, c->load_gbs, M_RETRIEVE_BYTES, g->n * c->object_bytes, clock_ns() - t0);
 		metric_add(srv->metrics, M_L1_READ_CHUNKS, g->n);
 		metric_series_add(srv->metrics, c->loaded_chunks, g->n);

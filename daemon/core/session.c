@@ -407,6 +407,25 @@ uint32_t sessions_release(struct sessions *s, struct slice request_id, uint32_t 
 	return done;
 }
 
+bool sessions_holds(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, uint32_t rank,
+                    const store_obj *objs)
+{
+	struct session *x;
+	bool ok;
+
+	lk_lock(&s->lk);
+	x = find(s, request_id);
+	ok = x && x->held && rank < x->world_size && n <= x->nobjs / x->world_size &&
+	     first <= x->nobjs / x->world_size - n;
+	for (uint32_t i = 0; ok && i < n; i++) {
+		uint32_t at = (first + i) * x->world_size + rank;
+
+		ok = x->left[at] > 0 && x->objs[at] == objs[i];
+	}
+	lk_unlock(&s->lk);
+	return ok;
+}
+
 void sessions_extend(struct sessions *s, struct slice request_id, const struct store_hash *hashes, uint32_t nchunks)
 {
 	struct session *x;

@@ -49,6 +49,11 @@ uint32_t sessions_query_job(struct sessions *s, uint64_t job_id, bool take);
 uint32_t sessions_release(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, int rank,
 			  uint16_t count, uint64_t now_ms);
 
+/* True when the session still holds a lock on each of `objs`, the objects of chunks [first, first+n) of `rank`: what RETRIEVE
+ * requires (protocol reference 7.6). A chunk that was cleared and stored anew is another object. */
+bool sessions_holds(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, uint32_t rank,
+                    const store_obj *objs);
+
 /* Remembers how far a request's tokens reach (STORE), so that END_SESSION can renew the whole prompt. */
 void sessions_extend(struct sessions *s, struct slice request_id, const struct store_hash *hashes, uint32_t nchunks);
 
