@@ -125,7 +125,8 @@ static void add_row(struct parse *p, struct argp_option *to, const struct cli_op
 	p->rows[i] = o;
 	const char *text = o->help;
 	if (o->type == CLI_CHOICE) {
-		snprintf(p->help[i], sizeof(p->help[i]), "%s: %s", o->help, o->choices);
+		bool no_csv = strcmp(o->name, "format") == 0 && !p->spec->csv;
+		snprintf(p->help[i], sizeof(p->help[i]), "%s: %s", o->help, no_csv ? "terminal|json" : o->choices);
 		text = p->help[i];
 	} else if (strcmp(o->name, "url") == 0) {
 		snprintf(p->help[i], sizeof(p->help[i]), "%s (default %s)", o->help, p->spec->default_url);
@@ -135,7 +136,8 @@ static void add_row(struct parse *p, struct argp_option *to, const struct cli_op
 				     .key = o->letter ? o->letter : FIRST_KEY + (int)i,
 				     .arg = o->arg,
 				     .flags = o->type == CLI_REFUSED ? OPTION_HIDDEN | OPTION_ARG_OPTIONAL : 0,
-				     .doc = text};
+				     .doc = text,
+				     .group = (int)i + 1};
 }
 
 static int check_common(struct parse *p, struct cli_common *common)
@@ -160,7 +162,8 @@ int cli_parse(const struct cli_cmd *cmd, const struct cli_spec *spec, int argc, 
 		add_row(&p, options, &spec->opts[i]);
 	for (size_t i = 0; i < NCOMMON; i++)
 		add_row(&p, options, &common_rows[i]);
-	options[p.nrows] = (struct argp_option){.name = "help", .key = '?', .doc = "Print this help"};
+	options[p.nrows] =
+		(struct argp_option){.name = "help", .key = '?', .doc = "Print this help", .group = MAX_ROWS};
 	const struct argp argp = {.options = options, .parser = parse_key, .doc = cmd->help};
 	char *saved = argc > 0 ? argv[0] : NULL, *none[] = {name, NULL};
 	char **args = argc > 0 ? argv : none;

@@ -5,6 +5,7 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static size_t take_body(char *p, size_t size, size_t count, void *ctx)
@@ -40,19 +41,36 @@ static void set_up(CURL *c, const char *url, const char *body, double timeout_s,
 	curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE, (long)strlen(body));
 }
 
+static long long removed_header(CURL *c)
+{
+	struct curl_header *h;
+	if (curl_easy_header(c, "X-LMCache-Objects-Removed", 0, CURLH_HEADER, -1, &h) != CURLHE_OK)
+		return -1;
+	char *end;
+	long long n = strtoll(h->value, &end, 10);
+	return *h->value && !*end && n >= 0 ? n : -1;
+}
+
 static int finish(CURL *c, CURLcode rc, const char *base, const char *reason, struct httpc_answer *out, struct why *why)
 {
-	double total = 0, ready = 0;
+	double total = 0, connected = 0, secured = 0;
+	long os_error = 0;
 	curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &out->code);
 	curl_easy_getinfo(c, CURLINFO_TOTAL_TIME, &total);
-	curl_easy_getinfo(c, CURLINFO_PRETRANSFER_TIME, &ready);
-	out->seconds = total - ready;
+	curl_easy_getinfo(c, CURLINFO_CONNECT_TIME, &connected);
+	curl_easy_getinfo(c, CURLINFO_APPCONNECT_TIME, &secured);
+	curl_easy_getinfo(c, CURLINFO_OS_ERRNO, &os_error);
+	out->seconds = total - (secured > connected ? secured : connected);
+	out->removed = removed_header(c);
 	if (rc == CURLE_OK)
 		return 0;
 	if (rc == CURLE_WRITE_ERROR)
 		return why_set(why, -E2BIG, "%s answered more than %u bytes", base, HTTPC_MAX_BODY);
+	const char *said = rc == CURLE_COULDNT_CONNECT && os_error ? strerror((int)os_error)
+			   : *reason                               ? reason
+								   : curl_easy_strerror(rc);
 	return why_set(why, rc == CURLE_OPERATION_TIMEDOUT ? -ETIMEDOUT : -ECONNREFUSED, "Cannot connect to %s: %s",
-		       base, *reason ? reason : curl_easy_strerror(rc));
+		       base, said);
 }
 
 int httpc_request(const char *base, const char *path, const char *body, double timeout_s, struct httpc_answer *out,
@@ -92,6 +110,16 @@ int httpc_first(const char *base, const char *const *paths, const char *body, do
 			return rc;
 		httpc_free(out);
 	}
+}
+
+int httpc_escape(const char *segment, char *out, size_t cap)
+{
+	char *escaped = curl_easy_escape(NULL, segment, 0);
+	size_t n = escaped ? strlen(escaped) : cap;
+	if (n < cap)
+		memcpy(out, escaped, n + 1);
+	curl_free(escaped);
+	return n < cap ? 0 : -E2BIG;
 }
 
 static const char *standard_reason(long code)
