@@ -202,7 +202,8 @@ struct server {
 	bool slots;                  /* the arena can be opened by name */
 	char instance_id[64];
 	char state_path[512];
-	wire_dialect_set saved_dialects;
+	wire_dialect_set saved_dialects;    /* what the durable record says now */
+	wire_dialect_set previous_dialects; /* what it said when this process started */
 	uint64_t started_ms;
 	int epoll_fd, signal_fd, timer_fd;
 	pthread_t populate_thread;

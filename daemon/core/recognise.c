@@ -32,7 +32,7 @@ static void bind_peer(struct server *srv, struct peer *p, wire_dialect_set set)
  * the number and shape of D5a's GET_CHUNK_SIZE; answering an int where a bool is due would end its receive thread. */
 static bool reconnected(const struct server *srv, wire_dialect_set probe, uint64_t number)
 {
-	wire_dialect_set saved = srv->saved_dialects;
+	wire_dialect_set saved = srv->previous_dialects;
 
 	if (!saved || (saved & probe) || clock_ms() - srv->started_ms > RECONNECT_MS)
 		return false;

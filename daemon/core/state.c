@@ -86,7 +86,7 @@ int state_open(struct server *srv, struct why *why)
 	close(fd);
 	if (n > 0) {
 		text[n] = '\0';
-		srv->saved_dialects = parse(text);
+		srv->saved_dialects = srv->previous_dialects = parse(text);
 	}
 	return 0;
 }
