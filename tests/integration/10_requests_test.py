@@ -67,7 +67,6 @@ def life(dialect):
                [{"req_id": "life-0", "new_block_ids": blocks[:3], "new_token_ids": tokens[:48]}])
             ex("REPORT_BLOCK_ALLOCATION", e.instance, e.model, [])
         e.take(tokens, data, "life-0", end=2 * CHUNK)
-        ex("RETRIEVE", key(0), e.instance, ids, STUB, 0, reply=false)   # the lookup's only lock is spent
         ex("FREE_LOOKUP_LOCKS", key(None), 1)
         ex("END_SESSION", "life-0")
         ex("END_SESSION", "no such request")
@@ -221,6 +220,46 @@ def pipelined():
             e.client.recv(uid)
         eq(e.client.early, {}, "stray replies")
     tap.daemon.wait_l1("read_locked_count", 0)
+
+
+@tap.test("REGISTER does not change what the other numbers of the connection mean")
+def after_register():
+    for dialect in ALL:
+        with Engine(tap.daemon.port, dialect, KV(1), model="ar" + dialect) as e:
+            eq(e.client.call("NOOP"), "OK", dialect)
+            if "PING" in NUMBERS[dialect]:
+                eq(e.client.ping(), True, dialect)
+            if "REPORT_BLOCK_ALLOCATION" in NUMBERS[dialect]:
+                eq(e.client.call("REPORT_BLOCK_ALLOCATION", e.instance, e.model, []), None, dialect)
+            e.end("none")
+            eq(e.client.call("GET_CHUNK_SIZE"), CHUNK, dialect)
+
+
+@tap.test("a CPU client always gets its stub back, also with refusals")
+def stub():
+    for dialect in ("D1", "D2", "D4", "D6"):
+        with Engine(tap.daemon.port, dialect, KV(1), model="stub" + dialect) as e:
+            tokens = random_tokens(CHUNK)
+            for event in (b"stub_ipc_handle",):
+                for start, end, ids, kw in ((0, 256, list(range(16)), {}), (0, 256, [], {}), (0, 300, list(range(16)), {}),
+                                            (256, 0, [], {}), (0, 256, [1 << 40] * 16, {}), (0, 256, list(range(16)), {"salt": "a@b"})):
+                    if kw and dialect == "D1":
+                        continue
+                    for uid in (e.send_store(tokens, start, end, ids, event=event, **kw),
+                                e.send_retrieve(tokens, start, end, ids, "x", event=event, **kw)):
+                        eq(e.client.recv(uid)[0], event, "%s %d..%d %r %r" % (dialect, start, end, ids[:1], kw))
+
+
+@tap.test("RETRIEVE of what no LOOKUP has locked (any more) is refused")
+def unlocked():
+    for dialect in ("D2", "D6"):
+        with Engine(tap.daemon.port, dialect, KV(1), model="unlocked") as e:
+            tokens = random_tokens(2 * CHUNK)
+            data = e.fill(tokens)
+            eq(e.retrieve(tokens, 0, 512, e.blocks(32), "never"), False, "RETRIEVE without LOOKUP")
+            eq(e.lookup(tokens, "u"), 2, "hits")
+            e.take(tokens, data, "u")
+            eq(e.retrieve(tokens, 0, 512, e.blocks(32), "u"), False, "a second RETRIEVE of one lock")
 
 
 @tap.test("transfers of one connection run in order")

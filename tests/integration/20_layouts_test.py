@@ -26,6 +26,8 @@ def round_trip(e, chunks=3, tail=77, rid="rt"):
 
 def formats(dialect):
     for fmt in range(11):
+        if fmt == 8 and dialect in ("D1", "D2"):
+            continue                    # TRT-LLM came with the engine type of D3
         with Engine(tap.daemon.port, dialect, KV(fmt, nl=3, nb=64), model="f%d-%s" % (fmt, dialect)) as e:
             try:
                 round_trip(e)
@@ -126,12 +128,13 @@ def cross_dialect():
         e.close()
 
 
-def retrieves(e, tokens, rid, count=20):
-    """How many RETRIEVEs succeed before the locks are spent."""
+def retrieves(e, tokens, rid, count=20, others=0):
+    """How many RETRIEVEs it takes until only `others` objects are locked."""
     end = len(tokens) // CHUNK * CHUNK
     for n in range(count):
-        if not e.retrieve(tokens, 0, end, e.blocks(end // e.kv.bs), rid):
+        if tap.daemon.l1()["read_locked_count"] <= others:
             return n
+        eq(e.retrieve(tokens, 0, end, e.blocks(end // e.kv.bs), rid), True, "RETRIEVE %d" % n)
     return count
 
 
@@ -144,7 +147,7 @@ def mla():
         eq(workers[0].lookup(tokens, "r", tp=4), 2, "hits")
         for w in workers:
             w.take(tokens, data, "r")
-        eq(workers[1].retrieve(tokens, 0, 512, workers[1].blocks(32), "r"), False, "a fifth RETRIEVE")
+        eq(retrieves(workers[0], tokens, "r"), 0, "locks left after four")
         workers[0].lookup(tokens, "r2", tp=4)
         workers[0].free(tokens, 0, 512, "r2", tp=4)
         eq(retrieves(workers[0], tokens, "r2"), 0, "after FREE")
@@ -169,7 +172,7 @@ def arithmetic():
         eq(e.lookup(tokens, "r", tp=tp), 1, "hits")
         for rank in range(world):
             e.rank = rank
-            eq(retrieves(e, tokens, "r"), locks, "world %d tp %d rank %d" % (world, tp, rank))
+            eq(retrieves(e, tokens, "r", others=world - 1 - rank), locks, "world %d tp %d rank %d" % (world, tp, rank))
         e.close()
     tap.daemon.wait_l1("read_locked_count", 0)
 
@@ -201,8 +204,8 @@ def ranks(dialect, world):
         w.take(tokens, data, "all")
     eq(workers[0].lookup(tokens, "one", tp=world), 3, "hits")
     workers[0].free(tokens, 0, 512, "one", tp=world)            # two chunks on all ranks
+    eq(tap.daemon.l1()["read_locked_count"], world, "locked: one chunk on all ranks")
     for w, data in zip(workers, datas):
-        eq(w.retrieve(tokens, 0, 512, w.blocks(32), "one"), False, "freed")
         w.take(tokens, data, "one", start=512)
     # A fourth chunk on some ranks only is no hit, and leaves no lock behind.
     more = tokens + random_tokens(CHUNK)
@@ -270,7 +273,7 @@ def mixed():
 
 
 def skips(fmt):
-    with Engine(tap.daemon.port, "D6" if fmt in (4, 5, 9) else "D2", KV(fmt, nb=64), model="skip%d" % fmt) as e:
+    with Engine(tap.daemon.port, "D6" if fmt in (4, 5, 8, 9) else "D2", KV(fmt, nb=64), model="skip%d" % fmt) as e:
         tokens = random_tokens(3 * CHUNK)
         data = e.fill(tokens)
         for start, skip in ((0, 16), (0, 240), (0, 256), (0, 272), (0, 752), (256, 32), (256, 300), (0, 70), (0, 768)):
@@ -331,9 +334,11 @@ def selection():
                 e.fill(tokens)
             eq(e.lookup(tokens, "f"), chunks, "hits")
             e.free(tokens, case["start"], case["end"], "f")
-            for i in range(chunks):
-                freed = i * CHUNK in case["chunk_starts"]
-                eq(e.retrieve(tokens, i * CHUNK, (i + 1) * CHUNK, e.blocks(16), "f"), not freed, "%s chunk %d" % (case, i))
+            kept = [i for i in range(chunks) if i * CHUNK not in case["chunk_starts"]]
+            eq(tap.daemon.l1()["read_locked_count"], len(kept), "%s: locked" % case)
+            for n, i in enumerate(kept):
+                e.retrieve(tokens, i * CHUNK, (i + 1) * CHUNK, e.blocks(16), "f")
+                eq(tap.daemon.l1()["read_locked_count"], len(kept) - n - 1, "%s: locked after chunk %d" % (case, i))
         tokens = random_tokens(4 * CHUNK)
         e.fill(tokens)
         e.lookup(tokens, "g")

@@ -58,7 +58,7 @@ def killed():
         with Engine(d.port, dialect, KV(1), model="dead") as e:
             eq(e.lookup(tokens, "heir"), 2, "hits")
             eq(e.retrieve(tokens, 0, 512, e.blocks(32), "heir"), True, "RETRIEVE")
-            eq(e.retrieve(tokens, 0, 512, e.blocks(32), "heir"), False, "no lock of the dead is left")
+            eq(d.l1()["read_locked_count"], 0, "locks of the dead")
             eq(e.store(random_tokens(CHUNK), 0, CHUNK, e.blocks(16), instance=pid), False, "STORE for the dead")
             e.clear()
 

@@ -192,7 +192,6 @@ def geometry():
             if dialect == "D6":
                 for g in ([{"engine_group_id": 0, "layer_indices": [5]}], [{"engine_group_id": 0, "layer_indices": [-1]}],
                           [{"engine_group_id": 0, "layer_indices": [0, 0]}], [{"engine_group_id": 0, "layer_indices": [1 << 40]}],
-                          [{"engine_group_id": 0, "layer_indices": [0], "tokens_per_block": 0}],
                           [{"engine_group_id": 0, "layer_indices": "x"}], [5], "x"):
                     p.refuse("groups %r" % (g,), [spec(shm)], groups=g)
     shm.close()
@@ -249,6 +248,14 @@ def blocks():
                 eq(e.store(random_tokens(CHUNK), 0, CHUNK, ok[:16], rank=rank), False, "worker_id %d of 1" % rank)
             eq(e.lookup(known, "end"), 2, "hits")
             e.take(known, data, "end")
+        with Engine(tap.daemon.port, dialect, KV(1, nb=40), model="bw" + dialect, world=2) as e:
+            tokens = random_tokens(CHUNK)
+            eq(e.store(tokens, 0, CHUNK, ok[:16], rank=None), False, "STORE for all of two shards")
+            for rank in (0, 1):
+                eq(e.store(tokens, 0, CHUNK, ok[:16], rank=rank), True, "STORE")
+            eq(e.lookup(tokens, "all", tp=2), 1, "hits")
+            eq(e.retrieve(tokens, 0, CHUNK, ok[:16], "all", rank=None), False, "RETRIEVE for all of two shards")
+            e.end("all")
     tap.daemon.wait_l1("read_locked_count", 0)
     tap.daemon.wait_l1("write_locked_count", 0)
 

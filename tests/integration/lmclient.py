@@ -84,9 +84,9 @@ class Engine:
                                 self.ids(blocks) if ids is None else ids, event, skip)
 
     def flag(self, uid, timeout=None):
-        """The bool of a STORE or RETRIEVE reply whose event must be the stub."""
+        """The bool of a STORE or RETRIEVE reply; the event is the stub, or empty where the request was no good."""
         event, flag = self.client.recv(uid, timeout)
-        if event != STUB:
+        if event != STUB and (flag or event != b""):
             raise BadReply("a CPU client gets event %r" % event)
         return flag
 

@@ -250,13 +250,26 @@ class Tap:
                 print("# the daemon died with %s" % self._daemon.process.returncode)
                 for line in self._daemon.log()[-2500:].splitlines():
                     print("# log: " + line)
+            self._fresh()
         took = time.monotonic() - begin
         print("%s %d - %s%s%s" % (result, number, name, " (%.1f s)" % took if took > 1 else "", note), flush=True)
         return result == "ok"
 
     def _final(self):
-        if self._daemon is not None:
-            self._daemon.close()
+        daemon, self._daemon = self._daemon, None
+        if daemon is not None:
+            daemon.close()
+
+    def _fresh(self):
+        """After a failure the next test starts with a daemon of its own; the old one must still stop cleanly."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is None:
+            return
+        try:
+            daemon.close()
+        except Exception as err:
+            for line in str(err).splitlines():
+                print("# afterwards: " + line[:2000])
 
     def main(self, daemon=True):
         if daemon and not os.access(BIN, os.X_OK):
