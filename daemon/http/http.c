@@ -265,7 +265,7 @@ static int listen_on(const struct addrinfo *a)
 /* The first address of the name that can be bound. */
 static int open_socket(const struct http_conf *conf, struct why *why)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
 	const char *host = conf->host && *conf->host ? conf->host : "127.0.0.1";
 	int fd = -EINVAL, rc;
 	char port[8];
@@ -284,13 +284,16 @@ static int open_socket(const struct http_conf *conf, struct why *why)
 
 static uint16_t port_of(int fd)
 {
-	struct sockaddr_storage a = {0};
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} a = {0};
 	socklen_t n = sizeof a;
 
-	if (getsockname(fd, (struct sockaddr *)&a, &n))
+	if (getsockname(fd, &a.any, &n))
 		return 0;
-	return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
-					     : ((struct sockaddr_in *)&a)->sin_port);
+	return ntohs(a.any.sa_family == AF_INET6 ? a.v6.sin6_port : a.v4.sin_port);
 }
 
 /* On success the socket belongs to the daemon. */

@@ -12,9 +12,9 @@
 #define HTTP_THREADS         4u   /* one slow scrape does not hold up a probe */
 #define HTTP_CONNECTIONS     256u /* the oldest wait in the kernel's backlog beyond it */
 #define HTTP_PER_IP          128u
-#define HTTP_MEMORY          (32u * 1024) /* per connection: request line, headers, answer's headers */
-#define HTTP_MAX_BODY        (1024u * 1024)
-#define HTTP_MAX_DISCARD     (4u * HTTP_MAX_BODY) /* read and dropped to be able to say 413 */
+#define HTTP_MEMORY          32768u /* per connection: request line, headers, answer's headers */
+#define HTTP_MAX_BODY        1048576u
+#define HTTP_MAX_DISCARD     4194304u /* read and dropped to be able to say 413 */
 #define HTTP_MAX_PARAM       512u
 #define HTTP_IDLE_SECONDS    10u
 #define HTTP_REQUEST_SECONDS 30u

@@ -96,7 +96,7 @@ static int alloc_tables(struct metrics *m)
 	size_t shard_bytes = (size_t)m->shard_cells * sizeof(metric_cell);
 
 	m->shards_block = mem_calloc(1, shard_bytes * m->nshards + 128);
-	m->series = mem_calloc(METRICS_MAX_SERIES + METRIC_COUNT, sizeof *m->series);
+	m->series = mem_calloc(METRICS_MAX_SERIES + METRIC_COUNT, sizeof(void *));
 	m->slots = mem_calloc(METRICS_HASH_SLOTS, sizeof *m->slots);
 	if (!m->shards_block || !m->series || !m->slots)
 		return -ENOMEM;
@@ -279,7 +279,7 @@ static void load(const metric_cell *cells, uint32_t n, uint64_t *out)
 
 void metric_read(const struct metrics *m, uint32_t row, const struct metric_labelled *s, uint64_t *out)
 {
-	uint64_t part[METRICS_MAX_BUCKETS + 2];
+	uint64_t part[METRICS_MAX_BUCKETS + 2] = {0};
 
 	if (s) {
 		load(s->cells, m->ncells[row], out);
@@ -309,7 +309,7 @@ static uint64_t value_of(const struct metrics *m, uint32_t row, const uint64_t *
 
 uint64_t metric_value(struct metrics *m, enum metric_id id)
 {
-	uint64_t cells[METRICS_MAX_BUCKETS + 2], sum;
+	uint64_t cells[METRICS_MAX_BUCKETS + 2] = {0}, sum;
 
 	metric_read(m, id, NULL, cells);
 	sum = value_of(m, id, cells);

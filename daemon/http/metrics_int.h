@@ -16,10 +16,10 @@
 #define METRICS_MAX_SHARDS      64u
 #define METRICS_MAX_LABELS      3u
 #define METRICS_MAX_BUCKETS     32u
-#define METRICS_MAX_SERIES      65536u /* all rows together */
-#define METRICS_MAX_HIST_SERIES 1024u  /* of one histogram row: each is a page of text in every scrape */
-#define METRICS_VALUE_BYTES     256u   /* a longer label value is cut */
-#define METRICS_HASH_SLOTS      (4u * METRICS_MAX_SERIES)
+#define METRICS_MAX_SERIES      65536u  /* all rows together */
+#define METRICS_MAX_HIST_SERIES 1024u   /* of one histogram row: each is a page of text in every scrape */
+#define METRICS_VALUE_BYTES     256u    /* a longer label value is cut */
+#define METRICS_HASH_SLOTS      262144u /* four times the series: never full */
 
 enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
 

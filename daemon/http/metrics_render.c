@@ -112,7 +112,7 @@ static struct metric_labelled *next_of(struct metric_labelled *s)
 static void put_all_series(struct text *t, const struct metrics *m, uint32_t r, const char *name)
 {
 	const struct metric_row *row = &metric_rows[r];
-	uint64_t cells[METRICS_MAX_BUCKETS + 2];
+	uint64_t cells[METRICS_MAX_BUCKETS + 2] = {0};
 
 	metric_read(m, r, NULL, cells);
 	if (m->nlabels[r] == 0 || row->kind == METRIC_COUNTER || any_set(cells, m->ncells[r]))
@@ -125,7 +125,7 @@ static void put_all_series(struct text *t, const struct metrics *m, uint32_t r, 
 
 static void put_sum(struct text *t, const struct metrics *m, uint32_t r, const char *name)
 {
-	uint64_t cells[METRICS_MAX_BUCKETS + 2], more[METRICS_MAX_BUCKETS + 2];
+	uint64_t cells[METRICS_MAX_BUCKETS + 2] = {0}, more[METRICS_MAX_BUCKETS + 2] = {0};
 
 	metric_read(m, r, NULL, cells);
 	for (struct metric_labelled *s = first_of(m, r); s; s = next_of(s)) {

@@ -20,7 +20,8 @@ static void t01_bodies_are_bounded(void **state)
 	close(fd);
 	/* Exactly the limit passes. */
 	fd = dial(f);
-	memcpy(mib, "{}", 2);
+	mib[0] = '{';
+	mib[1] = '}';
 	send_text(fd, "POST /cache/clear HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n");
 	assert_true(send_bytes(fd, mib, sizeof mib));
 	a = read_answer(fd, false);

@@ -163,7 +163,8 @@ static json_t *at(json_t *json, const char *path)
 		size_t n = strcspn(path, ".");
 
 		snprintf(word, sizeof word, "%.*s", (int)n, path);
-		json = json_is_array(json) ? json_array_get(json, (size_t)atoi(word)) : json_object_get(json, word);
+		json = json_is_array(json) ? json_array_get(json, strtoul(word, NULL, 10))
+					   : json_object_get(json, word);
 		path += n + (path[n] == '.');
 	}
 	return json;
