@@ -239,6 +239,8 @@ static void test_02_truncated(void **state)
 static void truncate_unframed(struct pk_mem *m, struct buf b, json_t *v)
 {
 	(void)v;
+	if (b.n < 11)
+		fail_msg("no frame");
 	memmove(b.p + 2, b.p + 11, b.n - 11);
 	for (size_t n = 0; n < b.n - 9; n++)
 		assert_int_equal(parse_copy(m, b.p, n, NULL), -EPROTO);
