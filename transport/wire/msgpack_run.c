@@ -10,51 +10,37 @@
 
 #include <endian.h>
 
-#define WINDOW    512 /* bytes measured at a time; a multiple of LANES */
-#define LANES     16
-#define LONGEST   5  /* bytes of ce xxxxxxxx */
-#define WORTH_RUN 12 /* integers; below, measuring costs more than it saves */
-
-typedef uint8_t lanes __attribute__((vector_size(LANES)));
-typedef int8_t lanes_s __attribute__((vector_size(LANES)));
+#define WINDOW    512 /* bytes measured at a time */
+#define GRAIN     32  /* the widest vector: windows are whole multiples */
+#define LONGEST   5   /* bytes of ce xxxxxxxx */
+#define WORTH_RUN 12  /* integers; below, measuring costs more than it saves */
 
 struct window {
-	uint8_t one[WINDOW + LANES]; /* width of an integer that starts here; 0 = none of the four forms */
+	uint8_t one[WINDOW + GRAIN]; /* width of an integer that starts here; 0 = none of the four forms */
 	uint8_t two[WINDOW];         /* width of it and of the next; 0 = one of them is none of the four forms */
 };
 
-static lanes load(const uint8_t *p)
-{
-	lanes v;
+#define LANES 16
+#define TARGET
+#define AS(name) name##_16
+#include "transport/wire/measure_int.h"
 
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
+#ifdef __x86_64__
+#define LANES    32
+#define TARGET   __attribute__((target("avx2")))
+#define AS(name) name##_32
+#include "transport/wire/measure_int.h"
+#endif
 
-static void store(uint8_t *p, lanes v)
-{
-	memcpy(p, &v, sizeof(v));
-}
-
-static lanes width_of(lanes b)
-{
-	return ((lanes)((lanes_s)b >= 0) & 1) | ((lanes)(b == 0xcc) & 2) | ((lanes)(b == 0xcd) & 3) |
-	       ((lanes)(b == 0xce) & LONGEST);
-}
-
-/* Fills both tables for p[0..n), n a multiple of LANES. */
 static void measure(struct window *w, const uint8_t *p, size_t n)
 {
-	for (size_t i = 0; i < n; i += LANES)
-		store(w->one + i, width_of(load(p + i)));
-	store(w->one + n, (lanes){0});
-	for (size_t i = 0; i < n; i += LANES) {
-		const uint8_t *at = w->one + i;
-		lanes first = load(at);
-		lanes next = ((lanes)(first == 1) & load(at + 1)) | ((lanes)(first == 2) & load(at + 2)) |
-			     ((lanes)(first == 3) & load(at + 3)) | ((lanes)(first == LONGEST) & load(at + LONGEST));
-		store(w->two + i, (first + next) & (lanes)(next != 0));
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2")) {
+		measure_32(w, p, n);
+		return;
 	}
+#endif
+	measure_16(w, p, n);
 }
 
 /* The integer whose last byte is end[-1]. Reads four bytes, of which the width's mask keeps those that belong to it. */
@@ -134,12 +120,12 @@ bool mp_u32_run(struct mp_in *in, uint32_t n, uint32_t *out)
 		done++;
 	}
 	while (n - done >= WORTH_RUN) {
-		size_t size = (size_t)(in->end - in->p) & ~(size_t)(LANES - 1);
-		size_t need = ((size_t)(n - done) * LONGEST + LANES - 1) & ~(size_t)(LANES - 1);
+		size_t size = (size_t)(in->end - in->p) & ~(size_t)(GRAIN - 1);
+		size_t need = ((size_t)(n - done) * LONGEST + GRAIN - 1) & ~(size_t)(GRAIN - 1);
 
 		size = size < WINDOW ? size : WINDOW;
 		size = size < need ? size : need;
-		if (size < LANES)
+		if (size < GRAIN)
 			break;
 		done += run_window(in, &w, size, n - done, out + done);
 		if (in->err)
