@@ -1,6 +1,29 @@
 /* measure_int.h - the vector part of msgpack_run.c, included there once per vector width.
- * The includer defines LANES (bytes per vector), TARGET (function attributes) and AS(name), which makes names unique.
+ *
+ * For a second width the includer defines LANES (bytes per vector), TARGET (function attributes) and AS(name), which makes
+ * names unique, before it includes this again; the first inclusion is the 16-byte form every CPU has.
  */
+#ifndef TRANSPORT_WIRE_MEASURE_INT_H
+#define TRANSPORT_WIRE_MEASURE_INT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define WINDOW  512 /* bytes measured at a time */
+#define GRAIN   32  /* the widest vector: windows are whole multiples */
+#define LONGEST 5   /* bytes of ce xxxxxxxx */
+
+struct window {
+	uint8_t one[WINDOW + GRAIN]; /* width of an integer that starts here; 0 = none of the four forms */
+	uint8_t two[WINDOW];         /* width of it and of the next; 0 = one of them is none of the four forms */
+};
+
+#define LANES 16
+#define TARGET
+#define AS(name) name##_16
+#endif
+
 typedef uint8_t AS(lanes) __attribute__((vector_size(LANES)));
 typedef int8_t AS(signed_lanes) __attribute__((vector_size(LANES)));
 

@@ -85,6 +85,7 @@ enum mp_type mp_peek(const struct mp_in *in)
 /* Any integer form: the value as 64 bits of two's complement, and whether it is negative. */
 static bool take_integer(struct mp_in *in, uint64_t *v, bool *negative)
 {
+	static const uint64_t sign[4] = {1u << 7, 1u << 15, 1u << 31, (uint64_t)1 << 63};
 	uint8_t b;
 
 	if (!first_byte(in, &b))
@@ -98,14 +99,11 @@ static bool take_integer(struct mp_in *in, uint64_t *v, bool *negative)
 	}
 	if (b < 0xcc || b > 0xd3)
 		return mp_fail(in, "not an integer");
-	unsigned width = 1u << (b & 3);
-	if (!take_number(in, width, v))
+	if (!take_number(in, 1u << (b & 3), v))
 		return false;
 	if (b >= 0xd0) {
-		unsigned shift = 64 - 8 * width;
-		int64_t s = (int64_t)(*v << shift) >> shift;
-		*v = (uint64_t)s;
-		*negative = s < 0;
+		*negative = (*v & sign[b & 3]) != 0;
+		*v = (*v ^ sign[b & 3]) - sign[b & 3];
 	}
 	return true;
 }
@@ -263,7 +261,7 @@ bool mp_ext(struct mp_in *in, int8_t code, size_t max, struct slice *out)
 /* Count of a container whose short forms start at `fix` and whose long forms are `wide` (2 bytes) and wide + 1 (4). */
 static bool take_count(struct mp_in *in, uint8_t fix, uint8_t wide, const char *wrong, uint64_t *n)
 {
-	uint8_t b;
+	uint8_t b = 0;
 
 	if (!first_byte(in, &b))
 		return false;

@@ -6,24 +6,12 @@
  * is left of the chain is one table load and one addition per pair of integers, without a branch on data.
  * Forms outside fixint/cc/cd/ce (9-byte and signed ones, errors) get width 0 and leave to the careful path.
  */
+#include "transport/wire/measure_int.h"
 #include "transport/wire/msgpack.h"
 
 #include <endian.h>
 
-#define WINDOW    512 /* bytes measured at a time */
-#define GRAIN     32  /* the widest vector: windows are whole multiples */
-#define LONGEST   5   /* bytes of ce xxxxxxxx */
-#define WORTH_RUN 12  /* integers; below, measuring costs more than it saves */
-
-struct window {
-	uint8_t one[WINDOW + GRAIN]; /* width of an integer that starts here; 0 = none of the four forms */
-	uint8_t two[WINDOW];         /* width of it and of the next; 0 = one of them is none of the four forms */
-};
-
-#define LANES 16
-#define TARGET
-#define AS(name) name##_16
-#include "transport/wire/measure_int.h"
+#define WORTH_RUN 12 /* integers; below, measuring costs more than it saves */
 
 #ifdef __x86_64__
 #define LANES    32

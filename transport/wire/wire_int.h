@@ -87,8 +87,8 @@ int wire_in_error(const struct mp_in *in);
 extern const struct wire_item wire_match_items[];
 #define WIRE_MATCH_ITEMS 5
 bool wire_get_range(struct wire_cur *c, struct wire_range *out);
-bool wire_get_key(struct wire_cur *c, void *req);
-void wire_put_key(struct wire_pen *pen, const void *req);
+bool wire_get_key(struct wire_cur *c, void *obj);
+void wire_put_key(struct wire_pen *pen, const void *obj);
 bool wire_get_model(struct wire_cur *c, struct slice *out);
 bool wire_get_salt(struct wire_cur *c, struct slice *out);
 
