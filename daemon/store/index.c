@@ -8,6 +8,8 @@
 #include <sys/random.h>
 
 #define MIN_BUCKETS 64u
+/* Records ahead of a run that are brought into the cache. */
+#define RUN_AHEAD 24u
 
 /* At most one bucket per object is ever wanted beyond the first few. */
 static size_t bucket_cap(const struct index *ix)
@@ -136,7 +138,7 @@ static uint32_t step_chains(const struct index *ix, const struct index_key *keys
 	return left;
 }
 
-void index_find_group(const struct index *ix, const struct index_key *keys, uint32_t n, uint32_t *out)
+static void find_by_hash(const struct index *ix, const struct index_key *keys, uint32_t n, uint32_t *out)
 {
 	uint32_t at[INDEX_GROUP], left = 0;
 	uint8_t todo[INDEX_GROUP];
@@ -154,6 +156,51 @@ void index_find_group(const struct index *ix, const struct index_key *keys, uint
 	}
 	while (left)
 		left = step_chains(ix, keys, todo, left, out);
+}
+
+/* By how much the records of the last two keys differ if they are neighbours, else 0. */
+static inline uint32_t run_step(const uint32_t *out, uint32_t lag)
+{
+	uint32_t step = *(out - lag) - *(out - 2 * (size_t)lag);
+
+	return step == 1 || step == UINT32_MAX ? step : 0;
+}
+
+/* How many keys are found by going on along runs of neighbouring records. */
+static uint32_t follow_runs(const struct index *ix, const struct index_key *keys, uint32_t n, uint32_t lag,
+			    uint32_t have, uint32_t *out)
+{
+	uint32_t i = 0;
+
+	if (have < 2 * (uint64_t)lag)
+		return 0;
+	for (; i < n; i++) {
+		uint32_t step = run_step(out + i, lag), id = out[(int64_t)i - lag] + step;
+		const struct obj *o = &ix->o[id];
+		__builtin_prefetch(&ix->o[(uint32_t)(id + (RUN_AHEAD / lag + 1) * step)]);
+		if (!step || id > ix->hi || !(o->flags & OBJ_KEYED) || !is_key(ix, o, &keys[i]))
+			break;
+		out[i] = id;
+	}
+	return i;
+}
+
+void index_find_group(const struct index *ix, const struct index_key *keys, uint32_t n, uint32_t lag, uint32_t have,
+		      uint32_t *out)
+{
+	/* After a run has ended: enough to see the next one. */
+	uint32_t first = 2 * lag + 2, at = 0, step = 0, got;
+
+	while (at < n) {
+		got = follow_runs(ix, keys + at, n - at, lag, have + at, out + at);
+		at += got;
+		/* The more often no run is found, the more keys are hashed at once. */
+		step = got || !step ? first : 2 * step;
+		step = step < INDEX_GROUP ? step : INDEX_GROUP;
+		step = step < n - at ? step : n - at;
+		find_by_hash(ix, keys + at, step, out + at);
+		at += step;
+	}
 }
 
 /* ---- linear hashing -------------------------------------------------------------------------------------------- */

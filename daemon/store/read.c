@@ -3,6 +3,7 @@
 #include "daemon/store/store_int.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* First groups are small: most prompts of a cold cache end at once. */
 #define FIRST_GROUP 16
@@ -70,6 +71,27 @@ static uint32_t lock_run(struct store *s, const uint32_t *ids, uint32_t n, uint1
 	return n;
 }
 
+/* Results of a walk whose caller does not keep them: as many as the index wants to see of what came before. */
+struct trail {
+	uint32_t ids[4 * INDEX_GROUP];
+	uint32_t n;
+};
+
+static const uint32_t *trail_find(struct store *s, struct trail *t, const struct index_key *keys, uint32_t n,
+				  uint32_t nranks)
+{
+	uint32_t *out;
+
+	if (t->n + n > 4 * INDEX_GROUP) {
+		memmove(t->ids, t->ids + t->n - 2 * INDEX_GROUP, 2 * INDEX_GROUP * sizeof(*t->ids));
+		t->n = 2 * INDEX_GROUP;
+	}
+	out = t->ids + t->n;
+	index_find_group(&s->ix, keys, n, nranks, t->n, out);
+	t->n += n;
+	return out;
+}
+
 static uint32_t next_group(uint32_t group, uint32_t left)
 {
 	return group < left ? group : left;
@@ -88,7 +110,7 @@ uint32_t store_lock_prefix(struct store *s, const store_ns *ns, uint32_t nranks,
 	lk_lock(&s->lk);
 	for (; done < total; group = INDEX_GROUP) {
 		n = walk_keys(&walk, next_group(group, total - done), keys);
-		index_find_group(&s->ix, keys, n, out + done);
+		index_find_group(&s->ix, keys, n, nranks, done, out + done);
 		got = lock_run(s, out + done, n, count, &want, now_ms);
 		done += got;
 		if (got < n)
@@ -110,13 +132,16 @@ uint32_t store_peek_prefix(struct store *s, const store_ns *ns, uint32_t nranks,
 	struct walk walk = {.ns = ns, .hashes = hashes, .nranks = nranks};
 	uint32_t total = expansion(nranks, nchunks), done = 0, group = FIRST_GROUP, n, got;
 	struct index_key keys[INDEX_GROUP];
-	uint32_t ids[INDEX_GROUP], slice = STORE_SLICE;
 	struct want want = want_bytes(s, bytes);
+	uint32_t slice = STORE_SLICE;
+	struct trail trail;
+	const uint32_t *ids;
 
+	trail.n = 0;
 	lk_lock(&s->lk);
 	for (; done < total; group = INDEX_GROUP) {
 		n = walk_keys(&walk, next_group(group, total - done), keys);
-		index_find_group(&s->ix, keys, n, ids);
+		ids = trail_find(s, &trail, keys, n, nranks);
 		for (got = 0; got < n && is_hit(s, ids[got], &want); got++)
 			;
 		done += got;
@@ -141,7 +166,7 @@ static uint32_t find_all(struct store *s, store_ns ns, const struct store_hash *
 
 	for (; done < n; done += step) {
 		step = walk_keys(&walk, next_group(INDEX_GROUP, n - done), keys);
-		index_find_group(&s->ix, keys, step, out + done);
+		index_find_group(&s->ix, keys, step, 1, done, out + done);
 		for (uint32_t i = 0; i < step; i++) {
 			if (!is_hit(s, out[done + i], want))
 				return done + i;
@@ -212,14 +237,16 @@ void store_touch(struct store *s, const store_ns *ns, uint32_t nranks, const str
 {
 	uint32_t left = expansion(nranks, nchunks), n, since = 0;
 	struct index_key keys[INDEX_GROUP];
-	uint32_t ids[INDEX_GROUP];
+	struct trail trail;
+	const uint32_t *ids;
 
-	(void)now_ms;
+	(void)now_ms; /* ages are counted in use, not in time */
+	trail.n = 0;
 	lk_lock(&s->lk);
 	for (; left; left -= n) {
 		n = next_group(INDEX_GROUP, left);
 		keys_backwards(ns, nranks, hashes, left - 1, n, keys);
-		index_find_group(&s->ix, keys, n, ids);
+		ids = trail_find(s, &trail, keys, n, nranks);
 		for (uint32_t i = 0; i < n; i++) {
 			if (ids[i] && obj_at(s, ids[i])->flags & OBJ_LISTED) {
 				lru_remove(s, ids[i]);

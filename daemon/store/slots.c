@@ -116,7 +116,7 @@ uint32_t slots_find(const struct slots *s, uint32_t i, uint32_t units)
 {
 	const struct slot_range *r = &s->range[i];
 	uint32_t sl, fl = class_of(units, &sl), map;
-	uint32_t fid = class_fit(s, r->head[fl][sl], units);
+	uint32_t fid = r->hole && s->free[r->hole].units >= units ? r->hole : class_fit(s, r->head[fl][sl], units);
 
 	if (fid)
 		return fid | SLOT_FREE;
@@ -193,8 +193,11 @@ static void block_free(struct slots *s, struct slot_range *r, uint32_t off, uint
 		off = s->free[before].off;
 		units += s->free[before].units;
 		prev = s->free[before].prev;
-		if (fid)
+		if (fid) {
 			free_record_put(s, fid);
+			if (r->hole == fid)
+				r->hole = before;
+		}
 		fid = before;
 	}
 	if (!fid)
@@ -234,9 +237,12 @@ void slots_take(struct slots *s, uint32_t block, uint32_t units, uint32_t obj)
 		f->prev = obj;
 		s->used[obj].next = block;
 		class_insert(s, r, fid);
+		r->hole = fid;
 	} else {
 		set_prev(s, r, f->next, obj);
 		free_record_put(s, fid);
+		if (r->hole == fid)
+			r->hole = 0;
 	}
 	r->free_units -= units;
 }

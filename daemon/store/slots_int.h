@@ -36,6 +36,7 @@ struct slot_range {
 	uint32_t grown;        /* units from the start that are usable */
 	uint32_t free_units;
 	uint32_t first, last; /* links */
+	uint32_t hole;        /* the free block last cut from (record number), 0 = none */
 	int node;
 	bool grow_failed; /* the arena could not commit more; store_tick tries again */
 	uint32_t fl_map;
