@@ -116,8 +116,8 @@ static void learn(struct control *c, struct task *t)
 		atomic_fetch_add(&c->bad, 1);
 		return;
 	}
-	p->dialect = t->dialect;
 	p->candidates &= t->candidates;
+	p->dialect = t->dialect;
 	if (t->registered_instance && p->ninstances < PEER_INSTANCES)
 		p->instance[p->ninstances++] = t->registered_instance;
 }
@@ -264,16 +264,17 @@ static void note_seen(struct control *c, struct peer *p, enum wire_op op)
 	}
 }
 
-/* The operation by the best dialect that has it. */
+/* The operation by the best dialect that has it and is served; the numbers of a family differ only behind CLEAR. */
 static enum wire_op op_of(struct peer *p, uint64_t number)
 {
 	enum wire_op op = wire_dialect_op(p->dialect, number);
 
-	for (uint32_t d = 0; op == WIRE_UNKNOWN && d < WIRE_DIALECT_COUNT; d++) {
-		if (p->candidates >> d & 1) {
-			op = wire_dialect_op((enum wire_dialect)d, number);
-			if (op != WIRE_UNKNOWN)
-				p->dialect = (enum wire_dialect)d;
+	for (uint32_t d = WIRE_DIALECT_COUNT; !op_def(op) && d-- > 0;) {
+		enum wire_op other = wire_dialect_op((enum wire_dialect)d, number);
+
+		if ((p->candidates >> d & 1) && op_def(other)) {
+			op = other;
+			p->dialect = (enum wire_dialect)d;
 		}
 	}
 	return op;

@@ -206,6 +206,7 @@ struct server {
 	wire_dialect_set previous_dialects; /* what it said when this process started */
 	uint64_t started_ms;
 	int epoll_fd, signal_fd, timer_fd;
+	uint32_t ticks; /* main thread */
 	pthread_t populate_thread;
 	bool populate_started;
 	_Atomic bool stopping;

@@ -3,6 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/mem.h"
 #include "daemon/core/core_int.h"
+#include "transport/wire/msgpack.h"
 
 #include <errno.h>
 #include <string.h>
@@ -82,7 +83,8 @@ static bool try_dialect(struct exec *e, struct task *t, enum wire_dialect d, str
 	return true;
 }
 
-/* The peer's best guess first, then whatever else is still possible. A success narrows the peer's dialect. */
+/* The peer's best guess first, then whatever else is still possible. A failure proves nothing (the message may be bad); a key
+ * with a cache salt proves that the peer is past D1, whose LOOKUP is answered differently. */
 static bool decode(struct exec *e, struct task *t, struct wire_req *r, struct why *why)
 {
 	enum wire_dialect first = t->dialect;
@@ -93,10 +95,8 @@ static bool decode(struct exec *e, struct task *t, struct wire_req *r, struct wh
 	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
 		if (d == first || !(t->candidates >> d & 1))
 			continue;
-		if (try_dialect(e, t, (enum wire_dialect)d, r, &other)) {
-			t->candidates &= ~(1u << first);
+		if (try_dialect(e, t, (enum wire_dialect)d, r, &other))
 			return true;
-		}
 	}
 	return false;
 }
@@ -128,6 +128,17 @@ static void encode(struct task *t, struct outcome *o)
 		mem_free(buf);
 }
 
+/* A CPU client checks that its stub comes back, also from a request that could not be read. The event is frame 3 of STORE and
+ * RETRIEVE in every dialect. */
+static void negative_event(const struct task *t, struct wire_reply *reply)
+{
+	struct mp_in in = mp_in(t->nframes > 3 ? t->frames[3] : slice_of("", 0));
+	struct slice event;
+
+	if (reply->kind == WIRE_REPLY_EVENT && mp_bin(&in, WIRE_MAX_EVENT, &event) && slice_is(event, WIRE_STUB_EVENT))
+		reply->bytes = event;
+}
+
 static void log_bad(struct server *srv, const struct task *t, const struct why *why)
 {
 	static struct log_limit limit;
@@ -155,6 +166,8 @@ void task_run(struct exec *e, struct task *t)
 	out.answered = out.has_big = false;
 	t->decoded = decode(e, t, &req, &why);
 	if (t->decoded) {
+		if (req.has_key && req.key.has_salt)
+			t->candidates &= ~(1u << WIRE_D1E | 1u << WIRE_D1);
 		if (req.has_key)
 			prefix_finish(e->walk, &req.key.tokens);
 		t->def->run(e, &req, &out);
@@ -164,6 +177,8 @@ void task_run(struct exec *e, struct task *t)
 	} else {
 		log_bad(e->srv, t, &why);
 		out.answered = t->bound && op_negative(e->srv, t->dialect, t->def->op, &out.reply);
+		if (out.answered)
+			negative_event(t, &out.reply);
 	}
 	if (out.answered)
 		encode(t, &out);

@@ -19,7 +19,8 @@
 #include <unistd.h>
 
 #define PREFIX_BUDGET (128ull << 20) /* about 25 million tokens of remembered prompts; touched as used */
-#define TICK_MS       1000
+#define TICK_MS 250    /* time limits of locks and instances */
+#define STORE_TICKS 4u /* the store looks at its watermark every so many ticks */
 #define EV_SIGNAL     (UINT64_MAX)
 #define EV_TIMER      (UINT64_MAX - 1)
 
@@ -166,7 +167,8 @@ static int add_event(struct server *srv, int fd, uint64_t tag)
 /* Signals are blocked before any thread starts, so that only the signalfd sees them. */
 static int open_events(struct server *srv, struct why *why)
 {
-	struct itimerspec every = {{TICK_MS / 1000, 0}, {TICK_MS / 1000, 0}};
+	struct timespec period = {0, TICK_MS * 1000000l};
+	struct itimerspec every = {period, period};
 	sigset_t set;
 
 	sigemptyset(&set);
@@ -280,7 +282,7 @@ static void tick(struct server *srv)
 		log_warn("%u request(s) kept lookup locks beyond the read TTL: released", expired);
 	n = ctx_sweep(srv->contexts, &limits, now);
 	metric_add(srv->metrics, M_CONTEXTS_REAPED, n);
-	n = store_tick(srv->store, now);
+	n = srv->ticks++ % STORE_TICKS == 0 ? store_tick(srv->store, now) : 0;
 	if (n)
 		log_info("L1 memory usage above watermark %.2f; %.2f GiB evicted", srv->conf.eviction_trigger_watermark,
 			 (double)n / (1 << 30));

@@ -11,7 +11,7 @@ int range_check(struct exec *e, const struct wire_req *r, struct range *out, str
 	const struct wire_key *k = &r->key;
 	uint32_t cs = e->srv->chash.chunk_tokens;
 
-	if (k->worker_id < 0 && k->world_size != 1)
+	if (k->worker_id < 0)
 		return why_set(why, -EINVAL, "the key names no worker");
 	if (k->start % cs || k->end % cs || k->end < k->start)
 		return why_set(why, -EINVAL, "range [%llu, %llu) is not made of whole chunks of %u tokens",
