@@ -56,7 +56,7 @@ static void put_int(struct out *o, uint64_t x)
 	}
 }
 
-/* ---- CpuShmTensorWrapper, as CPython's protocol 4 writes it ------------------------------------------------------- */
+/* ---- CpuShmTensorWrapper, as CPython's protocol 4 writes it ----------------------------------------------------- */
 
 #define MEMOIZE 0x94
 
@@ -135,7 +135,7 @@ ssize_t pk_wrapper_emit_shm(const struct pk_wrapper *w, const char *module, void
 	return (ssize_t)o.n;
 }
 
-/* ---- lists of tensors: a fixed template without memo and frames --------------------------------------------------- */
+/* ---- lists of tensors: a fixed template without memo and frames ------------------------------------------------- */
 
 #define GLOBAL_V2    "ctorch._utils\n_rebuild_tensor_v2\n"
 #define GLOBAL_V3    "ctorch._utils\n_rebuild_tensor_v3\n"
@@ -252,7 +252,7 @@ static size_t list_bytes(const struct template *t, size_t n)
 
 size_t pk_tensors_bound(enum pk_dtype dtype, const uint64_t *shape, uint32_t ndim, size_t n)
 {
-	struct template t;
+	struct template t = {0};
 
 	return n > PK_MAX_TENSORS || make_template(dtype, shape, ndim, &t) < 0 ? 0 : list_bytes(&t, n);
 }
@@ -261,7 +261,7 @@ ssize_t pk_tensors_emit(enum pk_dtype dtype, const uint64_t *shape, uint32_t ndi
 			void (*fill)(void *ctx, size_t i, void *dst, size_t bytes), void *ctx, void *buf, size_t cap)
 {
 	uint8_t *p = buf;
-	struct template t;
+	struct template t = {0};
 	size_t total;
 
 	if (n > PK_MAX_TENSORS || make_template(dtype, shape, ndim, &t) < 0)

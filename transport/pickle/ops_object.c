@@ -27,7 +27,7 @@ static int take_line(struct pk_vm *vm, struct slice *line)
 
 int pk_op_global(struct pk_vm *vm)
 {
-	struct slice module, name;
+	struct slice module = {0}, name = {0};
 
 	if (take_line(vm, &module) < 0 || take_line(vm, &name) < 0)
 		return -EPROTO;

@@ -1,10 +1,10 @@
 /* pickle.h - Python pickles as data: device-memory wrappers and lists of CPU tensors.
  *
- * LMCache clients send handles of their KV memory as pickled Python objects, and reference servers unpickle them with full
- * trust. This module interprets the opcodes as data: a small stack machine with an allow-list of globals that never
+ * LMCache clients send handles of their KV memory as pickled Python objects, and reference servers unpickle them with
+ * full trust. This module interprets the opcodes as data: a small stack machine with an allow-list of globals that never
  * calls, imports or executes anything. Unknown opcodes and globals are refused by name.
  *
- * Who owns what: results borrow from the pickle bytes and from the arena (`struct pk_mem`) the caller provides; no heap.
+ * Who owns what: results borrow from the pickle bytes; the caller provides the working memory (`struct pk_mem`); no heap.
  * Threads: any, one pk_mem per thread. What can fail: everything; 0 or -EPROTO / -E2BIG / -EOPNOTSUPP (a global that is
  * not on the list; `why` names module and name).
  * Source: shared protocol reference section 8; CPython's Lib/pickletools.py for opcode semantics.
@@ -47,9 +47,9 @@ const char *pk_dtype_name(enum pk_dtype t);
 uint32_t pk_dtype_size(enum pk_dtype t);
 enum pk_dtype pk_dtype_parse(struct slice name); /* PK_DTYPE_NONE when unknown */
 
-/* Working memory of the interpreter: value stack, memo, cells. Create once per thread: about 44 MiB of address space, sized
- * for the largest tensor list, of which only what a parse uses is ever touched. 0 or -ENOMEM. A later parse with the same
- * memory does not disturb the results of an earlier one: they point into the pickle. */
+/* Working memory of the interpreter: value stack, memo, cells. Create once per thread: about 44 MiB of address space,
+ * sized for the largest tensor list, of which only what a parse uses is ever touched. 0 or -ENOMEM. A later parse with
+ * the same memory does not disturb the results of an earlier one: they point into the pickle. */
 struct pk_mem;
 int pk_mem_create(struct pk_mem **out);
 void pk_mem_destroy(struct pk_mem *m);
@@ -87,8 +87,9 @@ struct pk_wrapper {
  * offset and extent stay within tuple[2]; B, C, D against nbytes. */
 int pk_wrapper_parse(struct slice pickle, struct pk_mem *m, struct pk_wrapper *out, struct why *why);
 
-/* Client side (bench, tests): writes the pickle of a CpuShmTensorWrapper, byte for byte what CPython's protocol 4 writes.
- * `module` is the class's module. Bytes written, -ENOSPC, or -EINVAL (no dtype, names over 255 bytes, negative stride). */
+/* Client side (bench, tests): writes the pickle of a CpuShmTensorWrapper, byte for byte what CPython's protocol 4
+ * writes. `module` is the class's module. Bytes written, -ENOSPC, or -EINVAL (no dtype, more than PK_MAX_DIMS, names over
+ * 255 bytes, negative stride). */
 ssize_t pk_wrapper_emit_shm(const struct pk_wrapper *w, const char *module, void *buf, size_t cap);
 
 struct pk_tensor {
@@ -100,12 +101,13 @@ struct pk_tensor {
 	struct slice storage;    /* the storage's bytes, inside the pickle */
 };
 
-/* A pickled list of CPU tensors (legacy torch storage streams). Every tensor's extent is checked against its storage.
+/* A pickled list of CPU tensors (legacy torch storage streams). Every tensor's extent is checked against its storage;
+ * strides may be 0 or overlap, so shape alone says nothing about storage.n.
  * Writes at most `max` tensors; returns how many the list has, or a negative error. */
 ssize_t pk_tensors_parse(struct slice pickle, struct pk_mem *m, struct pk_tensor *out, size_t max, struct why *why);
 
-/* Emits a list of contiguous tensors that all have the same dtype and shape. The head of tensor i and the list's tail are
- * small; `data` is copied by `fill` (called once per tensor with the place of its bytes, in order), so that slots are
+/* Emits a list of contiguous tensors that all have the same dtype and shape. The head of tensor i and the list's tail
+ * are small; `data` is copied by `fill` (called once per tensor with the place of its bytes, in order), so that slots are
  * gathered straight into the message. pk_tensors_bound gives the exact size needed, 0 when the arguments are not valid
  * (no dtype, more than PK_MAX_DIMS or PK_MAX_TENSORS, overflow). Bytes written, -ENOSPC or -EINVAL. 8-bit floats, which
  * have no storage class in torch, are written as _rebuild_tensor_v3 over an untyped storage. */

@@ -1,8 +1,8 @@
 /* pickle_int.h - values, working memory and the stack machine, for the files of transport/pickle only.
  *
- * A value is a 16-byte cell. Scalars live in the cell; tuples, lists, dicts and objects point into an array of cells
- * that one parse fills from the front and the next parse reuses. Lists and dicts are chains of batches, so that appending
- * costs what is appended, and no value is ever copied twice.
+ * A value is a 16-byte cell. Scalars live in the cell; tuples, lists, dicts and objects point into an array of cells that
+ * one parse fills from the front and the next parse reuses. Lists and dicts are chains of batches, so that appending
+ * costs what is appended.
  *
  * Hostile input: a list, dict or object that was put into another value is sealed and can no longer be changed. This
  * rules out cycles (which no reader here could walk safely) and keeps the recorded nesting of every value true. CPython
@@ -22,8 +22,8 @@
 #define PK_SMALL_STACK 1024
 #define PK_SMALL_MEMO  1024
 #define PK_SMALL_CELLS 4096
-/* Limits of a tensor list. CPython memoises 8 values per tensor (bytes, 1-tuple, storage, size, stride, hooks, arguments,
- * tensor), and a tensor of 8 dimensions takes 27 cells; both rounded up. Pages are only touched when used. */
+/* Limits of a tensor list. CPython memoises 8 values per tensor (bytes, 1-tuple, storage, size, stride, hooks,
+ * arguments, tensor), and a tensor of 8 dimensions takes 27 cells; both rounded up. Pages are only touched when used. */
 #define PK_LIST_STACK (PK_MAX_TENSORS + 1024)
 #define PK_LIST_MEMO  (PK_MAX_TENSORS * 10 + 1024)
 #define PK_LIST_CELLS (PK_MAX_TENSORS * 32 + 1024)
@@ -96,7 +96,7 @@ struct pk_mem {
 	struct pk_space small; /* wrappers; the pickles inside a storage's stream */
 };
 
-/* ---- globals.c: the allow-list ------------------------------------------------------------------------------------ */
+/* ---- globals.c: the allow-list ---------------------------------------------------------------------------------- */
 enum pk_what {
 	G_WRAPPER,      /* arg: enum pk_kind */
 	G_DTYPE,        /* arg: enum pk_dtype */
@@ -126,7 +126,7 @@ const char *pk_printable(struct slice s, char *buf, size_t cap);
 /* torch's storage class of a dtype ("HalfStorage"), NULL for the 8-bit floats, which have none. */
 const char *pk_storage_name(enum pk_dtype t);
 
-/* ---- cells.c: values ---------------------------------------------------------------------------------------------- */
+/* ---- cells.c: values -------------------------------------------------------------------------------------------- */
 void pk_space_reset(struct pk_space *s);
 /* Index of n fresh cells (never 0), or 0 when the space is used up. */
 uint32_t pk_cells_take(struct pk_space *s, uint32_t n);
@@ -151,7 +151,7 @@ struct pk_walk {
 struct pk_walk pk_walk_start(const struct pk_space *s, const struct pk_val *list_or_dict);
 const struct pk_val *pk_walk_next(struct pk_walk *w); /* NULL at the end */
 
-/* ---- vm.c, ops_*.c: the stack machine ----------------------------------------------------------------------------- */
+/* ---- vm.c, ops_*.c: the stack machine --------------------------------------------------------------------------- */
 struct pk_vm {
 	struct pk_mem *mem;
 	struct pk_space *s;
@@ -171,7 +171,7 @@ int pk_run(struct pk_mem *m, enum pk_mode mode, struct slice in, size_t *used, s
 
 /* Fails with "pickle, byte <offset of the opcode>: ...". */
 int pk_fail(struct pk_vm *vm, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* The next n bytes, if they exist and do not cross the end of the current frame; else NULL, and the caller returns -EPROTO. */
+/* The next n bytes; NULL (the caller returns -EPROTO) when they are not there or cross the end of the current frame. */
 const uint8_t *pk_take(struct pk_vm *vm, uint64_t n);
 int pk_push(struct pk_vm *vm, struct pk_val v);
 int pk_pop(struct pk_vm *vm, struct pk_val *v);
@@ -199,13 +199,13 @@ int pk_op_reduce(struct pk_vm *vm);
 int pk_op_build(struct pk_vm *vm);
 int pk_op_binpersid(struct pk_vm *vm);
 
-/* ---- stream.c ----------------------------------------------------------------------------------------------------- */
+/* ---- stream.c --------------------------------------------------------------------------------------------------- */
 /* What torch.storage._load_from_bytes would read: a legacy torch.save stream of one storage. */
 int pk_stream_load(struct pk_mem *m, struct slice bytes, struct pk_val *storage, struct why *why);
 /* Bytes of a V_STORAGE value. */
 struct slice pk_storage_bytes(const struct pk_val *storage);
 
-/* ---- geometry.c: shapes and extents ------------------------------------------------------------------------------- */
+/* ---- geometry.c: shapes and extents ----------------------------------------------------------------------------- */
 struct pk_geom {
 	enum pk_dtype dtype;
 	uint32_t ndim;

@@ -1,9 +1,10 @@
 /* tensors.c - pickled lists of CPU tensors (protocol reference 8.6).
  *
- * _rebuild_tensor_v2 takes the dtype from its storage. _rebuild_tensor_v3 (8-bit floats and newer unsigned types) has it as
- * seventh argument and takes the storage as bytes; torch writes that storage as torch.storage.UntypedStorage, counted in
- * bytes (torch/_tensor.py, _reduce_ex_internal). Metadata (conjugate or negative views) changes what the bytes mean
- * and is refused.
+ * _rebuild_tensor_v2 takes the dtype from its storage. _rebuild_tensor_v3 (8-bit floats and newer unsigned types) has it
+ * as seventh argument and takes the storage as bytes; torch writes that storage as torch.storage.UntypedStorage, counted
+ * in bytes (torch/_tensor.py, _reduce_ex_internal; torch/serialization.py, _legacy_save). Assumed, as no such pickle was
+ * at hand: that these sources are what 8-bit float clients run. Metadata (conjugate or negative views) changes what the
+ * bytes mean and is refused.
  */
 #include "transport/pickle/pickle_int.h"
 
