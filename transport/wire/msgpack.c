@@ -30,8 +30,10 @@ static bool first_byte(struct mp_in *in, uint8_t *b)
 {
 	if (in->err)
 		return false;
-	if (in->p == in->end)
-		return mp_fail(in, truncated);
+	if (in->p == in->end) {
+		mp_fail(in, truncated);
+		return false;
+	}
 	*b = *in->p;
 	return true;
 }
@@ -39,8 +41,10 @@ static bool first_byte(struct mp_in *in, uint8_t *b)
 /* Consumes the first byte and a big-endian number of `width` bytes behind it. */
 static bool take_number(struct mp_in *in, unsigned width, uint64_t *v)
 {
-	if (left(in) < 1 + (size_t)width)
-		return mp_fail(in, truncated);
+	if (left(in) < 1 + (size_t)width) {
+		mp_fail(in, truncated);
+		return false;
+	}
 	*v = big_endian(in->p + 1, width);
 	in->p += 1 + width;
 	return true;
@@ -261,7 +265,7 @@ bool mp_ext(struct mp_in *in, int8_t code, size_t max, struct slice *out)
 /* Count of a container whose short forms start at `fix` and whose long forms are `wide` (2 bytes) and wide + 1 (4). */
 static bool take_count(struct mp_in *in, uint8_t fix, uint8_t wide, const char *wrong, uint64_t *n)
 {
-	uint8_t b = 0;
+	uint8_t b;
 
 	if (!first_byte(in, &b))
 		return false;
