@@ -135,7 +135,6 @@ static int fill(struct conf *c, const struct conf_cli *cli, struct why *why)
 
 int conf_parse(int argc, char **argv, struct conf *out, struct why *why)
 {
-	const char *program = argc > 0 && argv[0] ? argv[0] : "lmcache-appliance server";
 	struct conf c = {0};
 	struct conf_cli cli;
 	int rc = conf_cli_parse(argc, argv, &cli, why);
@@ -145,7 +144,7 @@ int conf_parse(int argc, char **argv, struct conf *out, struct why *why)
 		return rc;
 	if (cli.help || cli.version) {
 		if (cli.help)
-			conf_write_help(stdout, program);
+			conf_write_help(stdout, "lmcache-appliance server");
 		else
 			printf("lmcache-appliance %s\n", CONF_VERSION);
 		return 1;

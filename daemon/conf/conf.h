@@ -71,7 +71,7 @@ struct conf {
 	uint8_t *source;
 };
 
-/* Parses `server`'s arguments (argv[0] is the program's name for messages). Reads --config, then the environment, then the
+/* Parses `server`'s arguments (argv[0] is skipped). Reads --config, then the environment, then the
  * flags over them. 0; -EINVAL or another negative errno with `why` (exit code 2); 1 when --help or --version was printed.
  * On success the caller owns the strings: conf_free. On failure `out` holds nothing. Warnings about deprecated names are
  * logged. Never exits the process. argv is only read; the strings of the conf are copies. */

@@ -61,7 +61,7 @@ static int bad_value(const struct conf_option *o, const char *text, const char *
 	size_t n = 0;
 
 	/* The message ends on a terminal. */
-	for (; text[n] && n < sizeof(shown) - 1; n++)
+	for (; n < sizeof(shown) - 1 && text[n]; n++)
 		shown[n] = (char)((unsigned char)text[n] < 0x20 || text[n] == 0x7f ? '?' : text[n]);
 	shown[n] = '\0';
 	conf_range_text(o, range, sizeof(range));

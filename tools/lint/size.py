@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Functions of at most 70 lines, files of at most 600, no notes to come back later.
+"""Functions of at most 70 lines, files of at most 600, no notes to come back later, no calls that cannot be used safely.
 
     tools/lint/size.py FILE ...
 
@@ -10,6 +10,7 @@ import sys
 
 MAX_FUNCTION, MAX_FILE = 70, 600
 NOTE = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+BANNED = re.compile(r"(?<![\w.>])(atoi|atol|atof|gets|strcpy|strcat|sprintf|vsprintf|strtok)\(")
 NAME = re.compile(r"(\w+)\(")
 errors = 0
 
@@ -28,6 +29,8 @@ for path in sys.argv[1:]:
     for number, line in enumerate(lines, 1):
         if NOTE.search(line):
             complain(path, number, "a note to come back later; open an issue or do it")
+        if BANNED.search(line) and not path.startswith("tests/"):
+            complain(path, number, f"{BANNED.search(line)[1]} cannot tell errors or does not know how much room there is")
         if line == "{":
             begin = number
         elif line == "}" and begin:

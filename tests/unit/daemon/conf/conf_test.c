@@ -90,8 +90,8 @@ static void help_and_version(void **state)
 	(void)state;
 	assert_int_equal(help, 1);
 	assert_int_equal(short_help, 1);
-	assert_int_equal(count_of(text, "Usage: prog"), 2);
-	*strstr(text + 1, "Usage: prog") = '\0';
+	assert_int_equal(count_of(text, "Usage: lmcache-appliance server"), 2);
+	*strstr(text + 1, "Usage: lmcache-appliance server") = '\0';
 	assert_golden("tests/golden/server-help.txt", text);
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
 		assert_in_range(strlen(line), 1, 100);
