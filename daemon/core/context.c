@@ -17,6 +17,8 @@ struct ctx_registry {
 	struct store *store;
 	struct ctx *bucket[BUCKETS];
 	uint32_t count;
+	ctx_dead_fn dead;
+	void *dead_arg;
 };
 
 static uint32_t bucket_of(uint64_t id)
@@ -24,7 +26,7 @@ static uint32_t bucket_of(uint64_t id)
 	return (uint32_t)((id * 0x9e3779b97f4a7c15ull) >> 54) % BUCKETS;
 }
 
-int ctx_registry_create(struct store *store, struct ctx_registry **out)
+int ctx_registry_create(struct store *store, ctx_dead_fn dead, void *arg, struct ctx_registry **out)
 {
 	struct ctx_registry *r = mem_calloc(1, sizeof(*r));
 
@@ -32,6 +34,8 @@ int ctx_registry_create(struct store *store, struct ctx_registry **out)
 		return -ENOMEM;
 	lk_init(&r->lk, LK_CONTEXTS);
 	r->store = store;
+	r->dead = dead;
+	r->dead_arg = arg;
 	*out = r;
 	return 0;
 }
@@ -179,6 +183,8 @@ bool ctx_drop_this(struct ctx_registry *r, struct ctx *c)
 	if (!c->dropped)
 		out = take_out(r, c->instance_id);
 	lk_unlock(&r->lk);
+	if (out)
+		r->dead(r->dead_arg, out);
 	ctx_put(r, out);
 	return out != NULL;
 }
@@ -296,6 +302,7 @@ uint32_t ctx_sweep(struct ctx_registry *r, const struct ctx_limits *limits, uint
 			continue;
 		log_warn("instance %llu (%s) sent nothing for %.0f s: dropped", (unsigned long long)dead->instance_id,
 			 dead->model, (double)(now_ms - atomic_load(&dead->last_seen_ms)) / 1000.0);
+		r->dead(r->dead_arg, dead);
 		ctx_put(r, dead);
 		reaped++;
 		b--; /* the same bucket again: there may be more */

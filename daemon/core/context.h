@@ -41,6 +41,7 @@ struct ctx {
 	struct ctx *next; /* hash chain */
 	_Atomic uint32_t refs;
 	uint64_t instance_id;
+	uint64_t owner; /* peer that registered it */
 	enum ctx_kind kind;
 	char *model, *engine_type;
 	uint32_t world_size;
@@ -67,7 +68,10 @@ struct ctx {
 	metric_series store_gbs, load_gbs, loaded_chunks;
 };
 
-int ctx_registry_create(struct store *store, struct ctx_registry **out);
+/* Called without locks, after an instance died (process end, or silence), not when it unregistered. */
+typedef void (*ctx_dead_fn)(void *arg, const struct ctx *c);
+
+int ctx_registry_create(struct store *store, ctx_dead_fn dead, void *arg, struct ctx_registry **out);
 void ctx_registry_destroy(struct ctx_registry *r);
 
 /* A new context with copies of the names; not in the registry yet. */

@@ -298,6 +298,7 @@ static void dispatch(struct control *c, struct task *t)
 	t->dialect = p->dialect;
 	t->candidates = p->candidates;
 	t->bound = p->bound;
+	t->owner = p->serial;
 	t->has_reply = t->decoded = t->queued = false;
 	t->registered_instance = 0;
 	note_seen(c, p, t->def->op);

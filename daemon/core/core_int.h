@@ -53,6 +53,7 @@ struct exec {
 	uint32_t *indices;
 	struct pk_tensor *tensors;
 	uint32_t max_chunks;
+	uint64_t owner; /* serial of the peer whose request runs */
 };
 
 /* What an operation answers. Arrays in `reply` may point into the exec. */
@@ -119,6 +120,7 @@ struct task {
 	struct slice frames[WIRE_MAX_PAYLOAD_FRAMES];
 	uint32_t nframes;
 	uint64_t received_ns;
+	uint64_t owner; /* the peer's serial, for workers */
 	enum lane lane;
 	bool queued; /* counted in the peer's pending[] */
 	const struct op_def *def;
@@ -179,6 +181,8 @@ void liveness_open(struct server *srv, struct ctx *c);
 /* Has the main thread wait for its end (after ctx_enter). */
 void liveness_watch(struct server *srv, struct ctx *c);
 void liveness_event(struct server *srv, uint64_t instance_id);
+/* ctx_dead_fn: the locks of a dead engine's requests go back. */
+void liveness_dead(void *srv, const struct ctx *c);
 
 /* ---- HTTP's view (snapshot.c) -------------------------------------------------------------------------------------- */
 

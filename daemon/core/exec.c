@@ -164,6 +164,7 @@ void task_run(struct exec *e, struct task *t)
 	struct why why = {0};
 
 	out.answered = out.has_big = false;
+	e->owner = t->owner;
 	t->decoded = decode(e, t, &req, &why);
 	if (t->decoded) {
 		if (req.has_key && req.key.has_salt)

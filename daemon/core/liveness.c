@@ -106,6 +106,19 @@ void liveness_watch(struct server *srv, struct ctx *c)
 		log_warn("instance %llu cannot be watched: %s", (unsigned long long)c->instance_id, strerror(errno));
 }
 
+void liveness_dead(void *arg, const struct ctx *c)
+{
+	struct server *srv = arg;
+	struct slice model = slice_str(c->model);
+	uint32_t n;
+
+	if (ctx_object_bytes(srv->contexts, model, c->world_size))
+		model.n = 0; /* other instances serve it: their requests go on */
+	n = sessions_orphan(srv->sessions, c->owner, model, c->world_size, clock_ms());
+	if (n)
+		log_info("%u request(s) of the dead engine gave their lookup locks back", n);
+}
+
 void liveness_event(struct server *srv, uint64_t instance_id)
 {
 	struct ctx *c = ctx_get(srv->contexts, instance_id);

@@ -45,6 +45,7 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 	struct session_lookup l = {.request_id = r->key.request_id,
 				   .model = r->key.model,
 				   .salt = r->key.salt,
+				   .owner = e->owner,
 				   .world_size = r->key.world_size,
 				   .locks = locks_wanted(r),
 				   .hashes = e->walk->hashes,

@@ -7,8 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-static void enter(struct server *srv, struct ctx *c, const struct wire_req *r)
+static void enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 {
+	struct server *srv = e->srv;
 	struct slice model = slice_str(c->model), none = slice_of("", 0);
 	char id[24];
 	struct slice labels[3] = {slice_of(id, 0), slice_str("cpu"), model};
@@ -23,6 +24,7 @@ static void enter(struct server *srv, struct ctx *c, const struct wire_req *r)
 	c->load_gbs = metric_series_get(srv->metrics, M_L0_L1_LOAD_THROUGHPUT, labels, 3);
 	c->loaded_chunks =
 		metric_series_get(srv->metrics, M_NUM_CHUNKS_LOADED, (struct slice[]){labels[0], model, none}, 3);
+	c->owner = e->owner;
 	c->created_ms = clock_ms();
 	ctx_seen(c, c->created_ms, false);
 	liveness_open(srv, c);
@@ -68,7 +70,7 @@ void op_register_kv_cache(struct exec *e, struct wire_req *r, struct outcome *o)
 	if (err)
 		refuse_instance(srv, r, &why);
 	else
-		enter(srv, c, r);
+		enter(e, c, r);
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
 }
@@ -87,7 +89,7 @@ static int enter_engine_driven(struct exec *e, struct wire_req *r, bool slots)
 	if (err)
 		refuse_instance(srv, r, &why);
 	else
-		enter(srv, c, r);
+		enter(e, c, r);
 	return err;
 }
 

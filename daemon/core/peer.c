@@ -10,7 +10,8 @@
 struct peers {
 	struct peer *bucket[BUCKETS];
 	struct peer *oldest, *youngest;
-	uint32_t count, next_affinity;
+	uint32_t count;
+	uint64_t next_serial;
 };
 
 int peers_create(struct peers **out)
@@ -90,7 +91,8 @@ struct peer *peers_get(struct peers *p, struct slice id)
 		return NULL;
 	memcpy(x->id, id.p, id.n);
 	x->id_bytes = (uint8_t)id.n;
-	x->affinity = p->next_affinity++;
+	x->serial = ++p->next_serial;
+	x->affinity = (uint32_t)x->serial;
 	x->next = p->bucket[b];
 	p->bucket[b] = x;
 	age_append(p, x);

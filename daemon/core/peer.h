@@ -21,6 +21,7 @@ struct peer {
 	enum wire_dialect dialect; /* best guess among candidates */
 	uint32_t pending[LANES];
 	uint32_t affinity;
+	uint64_t serial; /* never reused */
 	uint64_t instance[PEER_INSTANCES];
 	uint32_t ninstances;
 	uint64_t seen_ms;

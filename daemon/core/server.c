@@ -19,8 +19,8 @@
 #include <unistd.h>
 
 #define PREFIX_BUDGET (128ull << 20) /* about 25 million tokens of remembered prompts; touched as used */
-#define TICK_MS 250    /* time limits of locks and instances */
-#define STORE_TICKS 4u /* the store looks at its watermark every so many ticks */
+#define TICK_MS       250            /* time limits of locks and instances */
+#define STORE_TICKS   4u             /* the store looks at its watermark every so many ticks */
 #define EV_SIGNAL     (UINT64_MAX)
 #define EV_TIMER      (UINT64_MAX - 1)
 
@@ -224,7 +224,7 @@ static int start(struct server *srv, struct why *why)
 	if (!err)
 		err = open_hashing(srv, why);
 	if (!err)
-		err = ctx_registry_create(srv->store, &srv->contexts) ||
+		err = ctx_registry_create(srv->store, liveness_dead, srv, &srv->contexts) ||
 				      sessions_create(srv->store, srv->conf.l1_read_ttl_seconds * 1000ull,
 						      &srv->sessions)
 			      ? why_set(why, -ENOMEM, "out of memory")

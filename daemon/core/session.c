@@ -19,6 +19,7 @@ struct session {
 	char *id;
 	size_t id_bytes, id_cap;
 	uint64_t created_ms, used_ms, locked_ms;
+	uint64_t owner, model_id;
 	/* job */
 	bool job;
 	uint64_t job_id;
@@ -81,6 +82,16 @@ static struct session *find(struct sessions *s, struct slice id)
 	while (x && !(x->id_bytes == id.n && memcmp(x->id, id.p, id.n) == 0))
 		x = x->next;
 	return x;
+}
+
+static uint64_t model_id(const struct sessions *s, struct slice model, uint32_t world_size)
+{
+	const uint8_t *p = model.p;
+	uint64_t h = s->seed ^ world_size;
+
+	for (size_t i = 0; i < model.n; i++)
+		h = (h ^ p[i]) * 0x9e3779b97f4a7c15ull;
+	return h ^ (h >> 31);
 }
 
 static void age_unlink(struct sessions *s, struct session *x)
@@ -331,6 +342,8 @@ int sessions_lookup(struct sessions *s, const struct session_lookup *l, struct s
 	if (!err) {
 		release_all(s, x, l->now_ms);
 		x->nchunks = 0;
+		x->owner = l->owner;
+		x->model_id = model_id(s, l->model, l->world_size);
 		err = take_names(s, x, l);
 		if (!err)
 			err = take_prompt(x, l->hashes, l->nchunks);
@@ -408,7 +421,7 @@ uint32_t sessions_release(struct sessions *s, struct slice request_id, uint32_t 
 }
 
 bool sessions_holds(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, uint32_t rank,
-                    const store_obj *objs)
+		    const store_obj *objs)
 {
 	struct session *x;
 	bool ok;
@@ -450,6 +463,22 @@ bool sessions_end(struct sessions *s, struct slice request_id, uint64_t now_ms)
 	}
 	lk_unlock(&s->lk);
 	return x != NULL;
+}
+
+uint32_t sessions_orphan(struct sessions *s, uint64_t owner, struct slice model, uint32_t world_size, uint64_t now_ms)
+{
+	uint64_t id = model_id(s, model, world_size);
+	uint32_t n = 0;
+
+	lk_lock(&s->lk);
+	for (struct session *x = s->oldest; x; x = x->younger) {
+		if (x->held && (x->owner == owner || (model.n && x->model_id == id))) {
+			release_all(s, x, now_ms);
+			n++;
+		}
+	}
+	lk_unlock(&s->lk);
+	return n;
 }
 
 uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms)

@@ -25,6 +25,7 @@ void sessions_destroy(struct sessions *s);
 
 struct session_lookup {
 	struct slice request_id, model, salt;
+	uint64_t owner; /* who asked: serial of the peer */
 	uint32_t world_size;
 	uint16_t locks;        /* per object: 1 + extra readers */
 	uint64_t object_bytes; /* 0 = no instance registered: no hits */
@@ -52,13 +53,17 @@ uint32_t sessions_release(struct sessions *s, struct slice request_id, uint32_t 
 /* True when the session still holds a lock on each of `objs`, the objects of chunks [first, first+n) of `rank`: what RETRIEVE
  * requires (protocol reference 7.6). A chunk that was cleared and stored anew is another object. */
 bool sessions_holds(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, uint32_t rank,
-                    const store_obj *objs);
+		    const store_obj *objs);
 
 /* Remembers how far a request's tokens reach (STORE), so that END_SESSION can renew the whole prompt. */
 void sessions_extend(struct sessions *s, struct slice request_id, const struct store_hash *hashes, uint32_t nchunks);
 
 /* END_SESSION: gives back what is left, renews the age of the prompt. False when unknown. */
 bool sessions_end(struct sessions *s, struct slice request_id, uint64_t now_ms);
+
+/* An engine died: gives back the locks of requests its connection asked for (owner), and, when model is not empty, of every
+ * request for that model and world size (its last instance is gone, so nobody can retrieve them). Returns sessions affected. */
+uint32_t sessions_orphan(struct sessions *s, uint64_t owner, struct slice model, uint32_t world_size, uint64_t now_ms);
 
 /* Expires locks older than the read TTL and sessions idle for 600 s. Returns how many sessions lost locks. */
 uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms);
