@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -112,6 +113,14 @@ static void remove_state(const struct rig_daemon *d)
 		fprintf(stderr, "could not remove %s\n", d->state);
 }
 
+/* A daemon that was killed (also by the kernel, for memory) cannot remove its arena. */
+static void remove_arena(pid_t pid)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "/lmcache_l1_pool_%d", (int)pid);
+	shm_unlink(name);
+}
+
 int rig_daemon_stop(struct rig_daemon *d)
 {
 	int status = 0;
@@ -126,8 +135,9 @@ int rig_daemon_stop(struct rig_daemon *d)
 		}
 		pause_ms(20);
 	}
-	d->pid = 0;
+	remove_arena(d->pid);
 	remove_state(d);
+	d->pid = 0;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 

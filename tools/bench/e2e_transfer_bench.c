@@ -18,7 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define L1_GB       4.0
+#define L1_GB       2.0 /* twice what one pass stores */
 #define MAX_WORKERS 8u
 
 /* ---- (d): transfers ------------------------------------------------------------------------------------------ */
