@@ -391,6 +391,9 @@ static void test_11_memo(void **state)
 	/* MEMOIZE counts entries, as Python does: it overwrites entry 1 here, so that entry 1 is True and 9 still None. */
 	assert_int_equal(parse_copy(*state, LIT("\x80\x04Nq\x09\x88\x94h\x01."), &why), -EPROTO);
 	assert_why(&why, "STOP leaves 2 values");
+	/* Storing twice in one slot is one entry: MEMOIZE then takes slot 1. */
+	assert_int_equal(parse_copy(*state, LIT("\x80\x04Nq\0q\0\x94h\x01."), &why), -EPROTO);
+	assert_why(&why, "STOP leaves 1 values");
 	/* 1024 entries for a wrapper, not more. */
 	for (int n = 1024; n <= 1025; n++) {
 		prog.n = 0;

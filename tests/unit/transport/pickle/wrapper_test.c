@@ -290,6 +290,10 @@ static void test_10_bad_shapes(void **state)
 	spec_set(&s, "shape", LIT(")"));
 	spec_set(&s, "stride", LIT(")"));
 	refuse(*state, &s, -EPROTO, "no dimensions");
+	/* 2 * 2^62 + 2 * 2^62 is 0 in 64 bits. */
+	spec_set(&s, "shape", LIT("K\x03K\x03\x86"));
+	spec_set(&s, "stride", LIT("\x8a\x08\0\0\0\0\0\0\0\x40\x8a\x08\0\0\0\0\0\0\0\x40\x86"));
+	refuse(*state, &s, -EPROTO, "overflow");
 }
 
 static void test_11_bounds_of_each_kind(void **state)
