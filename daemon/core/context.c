@@ -357,7 +357,7 @@ static int fill_group(struct status_group *g, const struct ctx *c, uint32_t i)
 	return 0;
 }
 
-static int fill(struct status_context *s, const struct ctx *c, uint64_t now_ms)
+static int fill(struct status_context *s, const struct ctx *c, uint32_t chunk_tokens, uint64_t now_ms)
 {
 	uint64_t seen = atomic_load(&c->last_seen_ms);
 	int err = 0;
@@ -375,6 +375,7 @@ static int fill(struct status_context *s, const struct ctx *c, uint64_t now_ms)
 	s->hidden_dim_size = c->hidden;
 	s->use_mla = c->use_mla;
 	s->object_bytes = c->object_bytes;
+	s->cache_size_per_token = chunk_tokens ? c->object_bytes / chunk_tokens : 0;
 	s->last_seen_s = now_ms > seen ? (double)(now_ms - seen) / 1000.0 : 0;
 	s->liveness = c->pidfd >= 0 ? "pidfd" : "ping";
 	s->faulted = ctx_faulted(c);
@@ -395,7 +396,7 @@ int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms)
 		err = -ENOMEM;
 	for (uint32_t b = 0; !err && b < BUCKETS; b++) {
 		for (struct ctx *c = r->bucket[b]; !err && c; c = c->next)
-			err = fill(&out->contexts[out->ncontexts++], c, now_ms);
+			err = fill(&out->contexts[out->ncontexts++], c, out->chunk_size, now_ms);
 	}
 	lk_unlock(&r->lk);
 	return err;

@@ -104,6 +104,7 @@ struct ctx_limits {
 uint32_t ctx_sweep(struct ctx_registry *r, const struct ctx_limits *limits, uint64_t now_ms);
 
 uint32_t ctx_count(struct ctx_registry *r);
+/* Fills the contexts of a snapshot whose chunk_size is set already. 0 or -ENOMEM. */
 int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms);
 
 /* Builds a paged context from a REGISTER_KV_CACHE. 0; -EOPNOTSUPP for device handles (no CUDA door in this build). */

@@ -138,6 +138,21 @@ static int open_store(struct server *srv, struct why *why)
 	return store_create(&sc, &srv->store, why);
 }
 
+/* Operators compare this line between servers; Python printed it as a bytes literal. */
+static void log_none_hash(const struct chash *h)
+{
+	char text[STORE_HASH_BYTES * 4 + 1];
+	size_t n = 0;
+
+	for (size_t i = 0; i < STORE_HASH_BYTES; i++) {
+		uint8_t b = h->none.b[i];
+		bool plain = b >= 0x20 && b < 0x7f && b != '\\' && b != '"';
+
+		n += (size_t)snprintf(text + n, sizeof(text) - n, plain ? "%c" : "\\x%02x", b);
+	}
+	log_info("Computed NONE_HASH=b\"%s\" using hash function", text);
+}
+
 static int open_hashing(struct server *srv, struct why *why)
 {
 	enum chash_algorithm a = CHASH_BLAKE3;
@@ -153,6 +168,7 @@ static int open_hashing(struct server *srv, struct why *why)
 	if (err)
 		return err;
 	log_info("Using %s hash function", chash_name(a));
+	log_none_hash(&srv->chash);
 	log_info("TokenHasher initialized: chunk_size=%u, hash_algorithm=%s", srv->conf.chunk_size, chash_name(a));
 	return prefix_create(&srv->chash, PREFIX_BUDGET, &srv->prefix, why);
 }
