@@ -72,6 +72,7 @@ static int build_layout(const struct wire_req *req, const struct ctx_paged_conf 
 				  .chunk_tokens = conf->chunk_tokens,
 				  .has_null_block = true,
 				  .null_block = conf->null_block};
+	struct kv_group_facts first;
 	int err;
 
 	for (uint32_t i = 0; i < req->ngroups; i++)
@@ -83,6 +84,9 @@ static int build_layout(const struct wire_req *req, const struct ctx_paged_conf 
 	c->object_bytes = kv_object_bytes(c->layout);
 	c->num_layers = kv_layout_num_layers(c->layout);
 	c->block_size = kv_layout_block_size(c->layout, 0);
+	kv_layout_group(c->layout, 0, &first);
+	c->hidden = first.num_heads * first.head_size;
+	c->use_mla = first.kv_size == 1;
 	if (c->object_bytes == 0 || c->object_bytes > MAX_OBJECT_BYTES)
 		return why_set(why, -ERANGE, "a chunk of this layout takes %llu bytes, at most %llu",
 			       (unsigned long long)c->object_bytes, MAX_OBJECT_BYTES);
