@@ -8,10 +8,13 @@
 
 #include "daemon/base/check.h"
 #include "daemon/base/lock.h"
+#include "daemon/base/log.h"
 #include "daemon/base/mem.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,9 +29,10 @@
 #define MADV_POPULATE_WRITE 23 /* linux/mman.h, since 5.14 */
 #endif
 
-#define RANGE_ALIGN    (2ull << 20)  /* a huge page never straddles two nodes */
-#define COMMIT_STEP    (64ull << 20) /* small enough that a request waiting for one step sees ~10 ms */
-#define MPOL_BIND_MODE 2             /* linux/mempolicy.h; no libnuma for one call */
+#define POOL_PREFIX    "lmcache_l1_pool_" /* upstream's name, followed by the pid */
+#define RANGE_ALIGN    (2ull << 20)       /* a huge page never straddles two nodes */
+#define COMMIT_STEP    (64ull << 20)      /* small enough that a request waiting for one step sees ~10 ms */
+#define MPOL_BIND_MODE 2                  /* linux/mempolicy.h; no libnuma for one call */
 
 struct arena {
 	uint8_t *base;
@@ -90,6 +94,33 @@ static int claim_name(struct arena *a, struct why *why)
 	return why_set(why, -EEXIST, "/dev/shm%s keeps coming back; choose another --shm-name", path);
 }
 
+/* A daemon that was killed leaves its pool, gigabytes of memory nobody can reach. Ours holds a flock while it lives; a pool of
+ * that name pattern whose flock is free and whose pid is gone belongs to nobody. */
+static void reap_dead_pools(void)
+{
+	DIR *dir = opendir("/dev/shm");
+	struct dirent *de;
+	char path[300];
+	int pid, end, fd;
+
+	while (dir && (de = readdir(dir))) {
+		end = 0;
+		if (sscanf(de->d_name, POOL_PREFIX "%d%n", &pid, &end) != 1 || de->d_name[end] != '\0' || pid <= 0)
+			continue;
+		if (kill(pid, 0) == 0 || errno != ESRCH)
+			continue;
+		snprintf(path, sizeof(path), "/%s", de->d_name);
+		fd = shm_open(path, O_RDWR, 0);
+		if (fd < 0)
+			continue;
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && shm_unlink(path) == 0)
+			log_info("removed /dev/shm%s, left behind by a daemon that was killed", path);
+		close(fd);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 static int check_space(struct arena *a, struct why *why)
 {
 	struct statvfs fs;
@@ -118,7 +149,8 @@ static int open_backing(struct arena *a, const struct arena_conf *conf, struct w
 	if (conf->shm_name)
 		snprintf(a->name, sizeof(a->name), "%s", conf->shm_name + (conf->shm_name[0] == '/'));
 	else
-		snprintf(a->name, sizeof(a->name), "lmcache_l1_pool_%d", (int)getpid());
+		snprintf(a->name, sizeof(a->name), POOL_PREFIX "%d", (int)getpid());
+	reap_dead_pools();
 	err = claim_name(a, why);
 	if (err)
 		return err;
