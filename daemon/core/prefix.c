@@ -75,6 +75,9 @@ int prefix_create(const struct chash *hash, uint64_t budget_bytes, struct prefix
 	p->map_bytes = p->node_bytes * (p->capacity + 1ul);
 	p->nodes = map_virtual(p->map_bytes);
 	p->buckets = map_virtual(buckets * sizeof(uint32_t));
+	/* walks touch a node per 1.4 KB: small pages would cost a TLB miss each, and a fault per three new nodes */
+	if (p->nodes)
+		madvise(p->nodes, p->map_bytes, MADV_HUGEPAGE);
 	if (!p->nodes || !p->buckets || getrandom(&p->seed, sizeof(p->seed), 0) != sizeof(p->seed)) {
 		prefix_destroy(p);
 		return why_set(why, -ENOMEM, "prefix cache: cannot reserve address space");
