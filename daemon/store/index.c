@@ -96,7 +96,7 @@ static inline bool same_hash(const struct obj *o, const struct store_hash *hash)
 
 static inline bool is_key(const struct index *ix, const struct obj *o, const struct index_key *key)
 {
-	return same_hash(o, key->hash) && o->ns == (uint16_t)(key->ns - 1) && o->seq > ix->dead_seq;
+	return same_hash(o, key->hash) && o->ns + 1u == key->ns && o->seq > ix->dead_seq;
 }
 
 uint32_t index_find(const struct index *ix, const struct index_key *key, uint64_t mix)
@@ -189,7 +189,7 @@ void index_find_group(const struct index *ix, const struct index_key *keys, uint
 		      uint32_t *out)
 {
 	/* After a run has ended: enough to see the next one. */
-	uint32_t first = 2 * lag + 2, at = 0, step = 0, got;
+	uint32_t first = lag < INDEX_GROUP / 2 ? 2 * lag + 2 : INDEX_GROUP, at = 0, step = 0, got;
 
 	while (at < n) {
 		got = follow_runs(ix, keys + at, n - at, lag, have + at, out + at);
@@ -265,7 +265,9 @@ void index_remove(struct index *ix, uint32_t id)
 		at = &ix->o[*at].chain;
 	}
 	*at = ix->o[id].chain;
-	if (--ix->count < ix->nbuckets / 2 && ix->nbuckets > MIN_BUCKETS)
+	ix->count--;
+	/* Two at a time, so that a shrinking index never has more than two buckets per key. */
+	for (int i = 0; i < 2 && ix->count < ix->nbuckets / 2 && ix->nbuckets > MIN_BUCKETS; i++)
 		merge_one(ix);
 }
 

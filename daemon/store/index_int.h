@@ -1,7 +1,7 @@
 /* index_int.h - finds objects by (namespace, hash).
  *
  * Records are numbered cells of one large array; a hash table of bucket heads chains them. The table grows by linear
- * hashing: one bucket splits per insertion (and merges per removal), so no request ever waits for a rehash, and there
+ * hashing: one bucket splits per insertion (and up to two merge per removal), so no request ever waits for a rehash, and there
  * is about one bucket per object. The bucket of a key depends on a random seed: clients choose tokens and thereby
  * hashes, but nobody can aim many at one bucket.
  * A search touches two to three cold cache lines. Searches come in groups whose cache misses overlap. And since the

@@ -29,15 +29,16 @@ static int check_conf(const struct store_conf *c, struct why *why)
 	return 0;
 }
 
+/* One more than can have a slot, so that room is always what runs out first, unless the operator set a limit. */
 static uint32_t object_limit(const struct store_conf *c)
 {
-	uint64_t n = arena_bytes(c->arena) / c->align;
+	uint64_t n = arena_bytes(c->arena) / c->align + 1;
 
 	if (c->max_objects && c->max_objects < n)
 		n = c->max_objects;
 	if (n > OBJ_MAX_ID - ARENA_MAX_RANGES - 2)
 		n = OBJ_MAX_ID - ARENA_MAX_RANGES - 2;
-	return n ? (uint32_t)n : 1;
+	return (uint32_t)n;
 }
 
 /* Whole slots only, also where a range does not begin or end at a multiple of the alignment. */
