@@ -182,8 +182,9 @@ class Daemon:
         return len(os.listdir("/proc/%d/fd" % self.pid))
 
     def maps(self):
+        """Mappings of the process; under a sanitizer, whose allocator never rests, those of files only."""
         with open("/proc/%d/maps" % self.pid) as f:
-            return f.read().count("\n")
+            return sum(1 for line in f if not SAN or "/" in line)
 
 
 # ---- TAP -----------------------------------------------------------------------------------------------------------
