@@ -70,7 +70,7 @@ void bench_busy_leave(struct bench_busy *b);
 void bench_prompt(const struct bench_shared *s, uint64_t family, uint32_t n, uint32_t *ids);
 
 /* Thread body; the argument is a struct bench_client. */
-void *bench_client_run(void *client);
+void *bench_client_run(void *arg);
 
 struct bench_result {
 	double seconds;

@@ -94,7 +94,7 @@ static int push_one(struct engine *e, uint32_t i, const struct eng_prompt *p, ui
 	uint64_t nchunks = (end - start) / e->chunk_tokens;
 	struct chunk_writer cw = {e, p->chain + start, w->shard, verify};
 	struct wire_req req = eng_request(e, WIRE_PREPARE_STORE, p, (int)i, start, end);
-	struct wire_reply reply;
+	struct wire_reply reply = {0};
 	bool first_form = e->conf.dialect == WIRE_D3B;
 	int rc = first_form ? 0 : eng_call(e, w->client, &req, &reply, why);
 	if (rc)

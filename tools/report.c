@@ -53,6 +53,8 @@ void report_destroy(struct report *r)
 
 static void append(struct report *r, const char *s, size_t n)
 {
+	if (n == 0)
+		return;
 	if (r->used + n > r->cap) {
 		size_t cap = (r->used + n) * 2;
 		char *bigger = mem_realloc(r->text, cap);

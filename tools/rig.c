@@ -13,7 +13,7 @@
 
 struct rig_link {
 	void *ctx, *sock;
-	zmq_msg_t parts[MAX_PARTS];
+	zmq_msg_t parts[MAX_PARTS + 1]; /* the last one is for what is too many */
 	size_t nparts;
 };
 
@@ -103,12 +103,12 @@ int rig_recv(struct rig_link *l, uint64_t *uid, struct slice *payload, struct wh
 	int more = 1;
 	drop(l);
 	while (more) {
-		zmq_msg_t extra, *m = l->nparts < MAX_PARTS ? &l->parts[l->nparts] : &extra;
+		zmq_msg_t *m = &l->parts[l->nparts];
 		zmq_msg_init(m);
 		if (zmq_msg_recv(m, l->sock, 0) < 0)
 			return zmq_failed(why, "waiting for a reply");
 		more = zmq_msg_more(m);
-		if (m == &extra)
+		if (l->nparts == MAX_PARTS)
 			zmq_msg_close(m);
 		else
 			l->nparts++;

@@ -168,8 +168,8 @@ static int from_binary(const char *path, const char *p, size_t n, uint32_t **ids
 
 int tokens_load(const char *path, uint32_t **ids, uint32_t *count, struct why *why)
 {
-	char *text;
-	size_t n;
+	char *text = NULL;
+	size_t n = 0;
 	int rc = tokens_read_file(path, FILE_MAX, &text, &n, why);
 	if (rc)
 		return rc;

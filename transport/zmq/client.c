@@ -27,7 +27,8 @@ struct ctl_client {
 	uint64_t next_uid;
 	uint8_t *buf;
 	size_t cap;
-	zmq_msg_t reply[REPLY_FRAMES]; /* of the last ctl_recv; lent to the caller */
+	zmq_msg_t reply[REPLY_FRAMES +
+			1]; /* of the last ctl_recv, lent to the caller; the last one is for what is too many */
 	size_t nreply;
 };
 
@@ -179,7 +180,7 @@ static int recv_parts(struct ctl_client *c, struct why *why)
 {
 	int parts = 0, more = 1;
 	while (more) {
-		zmq_msg_t extra, *m = c->nreply < REPLY_FRAMES ? &c->reply[c->nreply] : &extra;
+		zmq_msg_t *m = &c->reply[c->nreply];
 		zmq_msg_init(m);
 		if (zmq_msg_recv(m, c->sock, 0) < 0) {
 			zmq_msg_close(m);
@@ -187,7 +188,7 @@ static int recv_parts(struct ctl_client *c, struct why *why)
 		}
 		more = zmq_msg_more(m);
 		parts++;
-		if (m == &extra)
+		if (c->nreply == REPLY_FRAMES)
 			zmq_msg_close(m);
 		else
 			c->nreply++;
@@ -228,8 +229,8 @@ int ctl_decode(struct ctl_client *c, enum wire_op op, struct slice payload, stru
 int ctl_call(struct ctl_client *c, const struct wire_req *req, size_t nframes_wanted, int timeout_ms,
 	     struct wire_reply *out, struct why *why)
 {
-	uint64_t uid, end = clock_ms() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
-	struct ctl_reply reply;
+	uint64_t uid = 0, end = clock_ms() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
+	struct ctl_reply reply = {0};
 	int rc = ctl_send(c, req, nframes_wanted, &uid, why);
 	while (!rc) {
 		uint64_t now = clock_ms();
