@@ -56,11 +56,19 @@ static const char *split_path(const char *path, char *module, size_t cap)
 	return slash ? slash + 1 : path;
 }
 
+/* U+0080 to U+009F in UTF-8; U+009B begins an escape sequence like ESC [ does. */
+static bool is_c1(const char *s, size_t n)
+{
+	return n > 1 && (unsigned char)s[0] == 0xc2 && (unsigned char)s[1] >= 0x80 && (unsigned char)s[1] < 0xa0;
+}
+
 /* Control bytes from foreign text must not forge lines or drive a terminal. */
 static void defuse(char *s, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
-		if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f)
+		if (is_c1(s + i, n - i))
+			s[i] = s[i + 1] = '?';
+		else if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f)
 			s[i] = '?';
 	}
 }
@@ -90,6 +98,10 @@ void log_line(enum log_level level, const char *file, int line, const char *fmt,
 	}
 	file = split_path(file, module, sizeof(module));
 	len += (size_t)snprintf(buf + len, sizeof(buf) - len, " (%s:%d:%s)\n", file, line, module);
+	if (len >= sizeof(buf)) { /* snprintf tells what it would have written */
+		len = sizeof(buf) - 1;
+		buf[len - 1] = '\n';
+	}
 	if (write(STDERR_FILENO, buf, len) < 0)
 		return; /* nowhere left to say so */
 }
