@@ -291,7 +291,8 @@ static int take_prompt(struct session *x, const struct store_hash *hashes, uint3
 {
 	if (reserve(&x->hashes, &x->hash_cap, nchunks, sizeof(*x->hashes)))
 		return -ENOMEM;
-	memcpy(x->hashes, hashes, nchunks * sizeof(*hashes));
+	if (nchunks)
+		memcpy(x->hashes, hashes, nchunks * sizeof(*hashes));
 	x->nchunks = nchunks;
 	return 0;
 }
