@@ -155,10 +155,10 @@ static double wait_for_end(struct bench_shared *s, struct bench_client *const *c
 	sigaddset(&set, SIGTERM);
 	while (atomic_load(&s->ready) < s->conf.clients && atomic_load(&s->running) > 0)
 		if (sigtimedwait(&set, NULL, &(struct timespec){.tv_nsec = 10000000}) > 0)
-			break;
+			atomic_store(&s->stop, true);
 	uint64_t start = clock_ns(), next_line = start;
 	double seconds = 0;
-	while (atomic_load(&s->running) > 0 && (s->conf.rounds || seconds < duration)) {
+	while (atomic_load(&s->running) > 0 && !atomic_load(&s->stop) && (s->conf.rounds || seconds < duration)) {
 		if (sigtimedwait(&set, NULL, &(struct timespec){.tv_nsec = 20000000}) > 0)
 			break;
 		seconds = (double)(clock_ns() - start) / 1e9;
