@@ -67,29 +67,46 @@ static int lay_out(struct arena *a, const struct arena_conf *conf, struct why *w
 	return 0;
 }
 
+/* Between opening a file and locking it others may have removed it: then its name is not ours to use or to remove. */
+static bool is_named(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && st.st_nlink > 0;
+}
+
+#define CLAIM_ATTEMPTS 16 /* each one lost to a daemon that starts at the same moment */
+
 /* A name left by a dead daemon is taken over; one whose owner still holds the flock is refused. */
 static int claim_name(struct arena *a, struct why *why)
 {
 	char path[300];
 
 	snprintf(path, sizeof(path), "/%s", a->name);
-	for (int attempt = 0; attempt < 2; attempt++) {
-		a->fd = shm_open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-		if (a->fd >= 0)
-			return flock(a->fd, LOCK_EX | LOCK_NB) == 0 ? 0
-								    : why_set(why, -errno, "flock /dev/shm%s", path);
-		if (errno != EEXIST)
+	for (int attempt = 0; attempt < CLAIM_ATTEMPTS; attempt++) {
+		int fd = shm_open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+		bool created = fd >= 0;
+
+		if (!created && errno == EEXIST) {
+			fd = shm_open(path, O_RDWR, 0);
+			if (fd < 0 && errno == ENOENT)
+				continue;
+		}
+		if (fd < 0)
 			return why_set(why, -errno, "cannot create /dev/shm%s: %s (is /dev/shm mounted and writable?)",
 				       path, strerror(errno));
-		int old = shm_open(path, O_RDWR, 0);
-		if (old >= 0 && flock(old, LOCK_EX | LOCK_NB) != 0) {
-			close(old);
+		if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+			close(fd);
 			return why_set(why, -EBUSY,
 				       "/dev/shm%s is in use by another process; choose another --shm-name", path);
 		}
-		shm_unlink(path);
-		if (old >= 0)
-			close(old);
+		if (created && is_named(fd)) {
+			a->fd = fd;
+			return 0;
+		}
+		if (is_named(fd))
+			shm_unlink(path);
+		close(fd);
 	}
 	return why_set(why, -EEXIST, "/dev/shm%s keeps coming back; choose another --shm-name", path);
 }
@@ -113,7 +130,7 @@ static void reap_dead_pools(void)
 		fd = shm_open(path, O_RDWR, 0);
 		if (fd < 0)
 			continue;
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && shm_unlink(path) == 0)
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && is_named(fd) && shm_unlink(path) == 0)
 			log_info("removed /dev/shm%s, left behind by a daemon that was killed", path);
 		close(fd);
 	}
@@ -209,7 +226,7 @@ int arena_create(const struct arena_conf *conf, struct arena **out, struct why *
 		err = map_all(a, why);
 	first = conf->lazy ? conf->init_bytes : a->bytes;
 	for (uint32_t i = 0; !err && i < a->nranges; i++) {
-		uint64_t share = first / a->nranges;
+		uint64_t share = (uint64_t)((unsigned __int128)first * a->range[i].bytes / a->bytes);
 
 		err = arena_commit(a, i, share < a->range[i].bytes ? share : a->range[i].bytes);
 		if (err)
