@@ -1,8 +1,14 @@
+/* SHA-256's context must live on the stack: the EVP interface allocates one per hash, in every request, and may fail. Its plain
+ * interface is marked deprecated since OpenSSL 3.0 and stays.
+ */
+#define OPENSSL_SUPPRESS_DEPRECATED
+
 #include "daemon/core/chash.h"
 
 #include <blake3.h>
 #include <errno.h>
 #include <openssl/evp.h>
+#include <openssl/sha.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -67,13 +73,9 @@ static void sha256_cbor_of(const void *prefix, size_t prefix_bytes, const uint32
 {
 	uint8_t buf[2048];
 	size_t used = 0;
-	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+	SHA256_CTX ctx;
 
-	memset(out, 0, sizeof(*out));
-	if (!ctx || !EVP_DigestInit_ex(ctx, EVP_sha256(), NULL)) {
-		EVP_MD_CTX_free(ctx);
-		return;
-	}
+	SHA256_Init(&ctx);
 	used += cbor_head(buf + used, 4, 3);
 	used += cbor_head(buf + used, 2, prefix_bytes);
 	memcpy(buf + used, prefix, prefix_bytes);
@@ -81,15 +83,14 @@ static void sha256_cbor_of(const void *prefix, size_t prefix_bytes, const uint32
 	used += cbor_head(buf + used, 4, n);
 	for (size_t i = 0; i < n; i++) {
 		if (used > sizeof(buf) - 8) {
-			EVP_DigestUpdate(ctx, buf, used);
+			SHA256_Update(&ctx, buf, used);
 			used = 0;
 		}
 		used += cbor_head(buf + used, 0, tokens[i]);
 	}
 	buf[used++] = 0xf6;
-	EVP_DigestUpdate(ctx, buf, used);
-	EVP_DigestFinal_ex(ctx, out->b, NULL);
-	EVP_MD_CTX_free(ctx);
+	SHA256_Update(&ctx, buf, used);
+	SHA256_Final(out->b, &ctx);
 }
 
 void chash_of(const struct chash *h, const void *prefix, size_t prefix_bytes, const uint32_t *tokens, size_t n,

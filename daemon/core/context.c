@@ -16,6 +16,7 @@ struct ctx_registry {
 	struct lk lk;
 	struct store *store;
 	struct ctx *bucket[BUCKETS];
+	uint64_t used[BUCKETS / 64]; /* bit b: bucket b is not empty, so that a LOOKUP visits only those */
 	uint32_t count;
 	ctx_dead_fn dead;
 	void *dead_arg;
@@ -115,6 +116,8 @@ static struct ctx *take_out(struct ctx_registry *r, uint64_t id)
 		return NULL;
 	*link = c->next;
 	r->count--;
+	if (!r->bucket[bucket_of(id)])
+		r->used[bucket_of(id) / 64] &= ~(1ull << (bucket_of(id) % 64));
 	c->dropped = true;
 	drop_pending(r, c);
 	return c;
@@ -144,6 +147,7 @@ int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 		old = old ? take_out(r, c->instance_id) : NULL;
 		c->next = r->bucket[bucket_of(c->instance_id)];
 		r->bucket[bucket_of(c->instance_id)] = c;
+		r->used[bucket_of(c->instance_id) / 64] |= 1ull << (bucket_of(c->instance_id) % 64);
 		r->count++;
 	}
 	lk_unlock(&r->lk);
@@ -205,16 +209,24 @@ void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping)
 		atomic_store_explicit(&c->pinged, true, memory_order_relaxed);
 }
 
+/* Needs LK_CONTEXTS. */
+static uint64_t bytes_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size)
+{
+	for (const struct ctx *c = r->bucket[b]; c; c = c->next) {
+		if (c->world_size == world_size && slice_is(model, c->model))
+			return c->object_bytes;
+	}
+	return 0;
+}
+
 uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size)
 {
 	uint64_t bytes = 0;
 
 	lk_lock(&r->lk);
-	for (uint32_t b = 0; b < BUCKETS && !bytes; b++) {
-		for (struct ctx *c = r->bucket[b]; c && !bytes; c = c->next) {
-			if (c->world_size == world_size && slice_is(model, c->model))
-				bytes = c->object_bytes;
-		}
+	for (uint32_t w = 0; w < BUCKETS / 64 && !bytes; w++) {
+		for (uint64_t bits = r->used[w]; bits && !bytes; bits &= bits - 1)
+			bytes = bytes_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size);
 	}
 	lk_unlock(&r->lk);
 	return bytes;

@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,7 @@
 struct control {
 	struct server *srv;
 	void *zmq, *socket;
-	int wake_fd;
+	int wake_fd, zmq_fd;
 	uint32_t port;
 	pthread_t thread;
 	bool started;
@@ -38,6 +39,7 @@ struct control {
 	struct task *tasks, *free;
 	struct lk lk; /* guards done */
 	struct task *done, **done_tail;
+	_Atomic bool has_done; /* spares the lock on every turn of the loop */
 	_Atomic uint64_t npeers, dropped, bad, progress_ms;
 	_Atomic int cpu;
 };
@@ -75,6 +77,7 @@ void control_complete(struct control *c, struct task *t)
 	first = c->done == NULL;
 	*c->done_tail = t;
 	c->done_tail = &t->next;
+	atomic_store_explicit(&c->has_done, true, memory_order_release);
 	lk_unlock(&c->lk);
 	if (first && write(c->wake_fd, &one, sizeof(one)) < 0)
 		log_error("cannot wake the control thread: %s", strerror(errno));
@@ -84,7 +87,10 @@ static struct task *take_done(struct control *c)
 {
 	struct task *t;
 
+	if (!atomic_load_explicit(&c->has_done, memory_order_acquire))
+		return NULL;
 	lk_lock(&c->lk);
+	atomic_store_explicit(&c->has_done, false, memory_order_relaxed);
 	t = c->done;
 	c->done = NULL;
 	c->done_tail = &c->done;
@@ -346,47 +352,56 @@ static void handle(struct control *c, struct task *t)
 		dispatch(c, t);
 }
 
-static void receive_burst(struct control *c)
+/* False: nothing is left to read, and libzmq has just looked, so that its descriptor tells of anything newer. */
+static bool receive_burst(struct control *c)
 {
 	for (int i = 0; i < BURST; i++) {
 		struct task *t = take_task(c);
 		int got;
 
 		if (!t)
-			return; /* every task is in flight: back-pressure */
+			return false; /* every task is in flight: back-pressure */
 		got = receive(c, t);
 		if (got == 0) {
 			free_task(c, t);
-			return;
+			return false;
 		}
 		if (got < 0)
 			drop(c, t, "wrong number of frames");
 		else
 			handle(c, t);
 	}
+	return true;
+}
+
+/* Sleeps until a worker finished something or the socket's descriptor speaks. That descriptor is edge-triggered: only after a
+ * failed receive, with no send in between, may one wait for it (zmq_getsockopt(3), ZMQ_FD). zmq_poll would do the same with
+ * two more system calls a message. */
+static void wait_for_work(struct control *c)
+{
+	struct pollfd fds[2] = {{c->wake_fd, POLLIN, 0}, {c->zmq_fd, POLLIN, 0}};
+	uint64_t n;
+
+	poll(fds, c->free ? 2 : 1, 1000);
+	if ((fds[0].revents & POLLIN) && read(c->wake_fd, &n, sizeof(n)) < 0)
+		log_debug("spurious wake-up");
+	atomic_store_explicit(&c->progress_ms, clock_ms(), memory_order_relaxed);
+	atomic_store_explicit(&c->cpu, sched_getcpu(), memory_order_relaxed);
 }
 
 static void *run(void *arg)
 {
 	struct control *c = arg;
-	uint64_t n;
 
 	pthread_setname_np(pthread_self(), "lmca-control");
 	setpriority(PRIO_PROCESS, 0, -5); /* needs privilege; without it the workers' nice value still helps */
 	while (!atomic_load_explicit(&c->srv->stopping, memory_order_relaxed)) {
-		zmq_pollitem_t items[2] = {{NULL, c->wake_fd, ZMQ_POLLIN, 0}, {c->socket, 0, ZMQ_POLLIN, 0}};
-
-		zmq_poll(items, c->free ? 2 : 1, 1000);
-		atomic_store_explicit(&c->progress_ms, clock_ms(), memory_order_relaxed);
-		atomic_store_explicit(&c->cpu, sched_getcpu(), memory_order_relaxed);
-		if ((items[0].revents & ZMQ_POLLIN) && read(c->wake_fd, &n, sizeof(n)) < 0)
-			n = 0;
 		for (struct task *t = take_done(c), *next; t; t = next) {
 			next = t->next;
 			finish(c, t);
 		}
-		if (c->free)
-			receive_burst(c);
+		if (!receive_burst(c))
+			wait_for_work(c);
 	}
 	return NULL;
 }
@@ -425,7 +440,7 @@ static int open_socket(struct control *c, struct why *why)
 	int linger = 300, hwm = 10000, send_hwm = 100000, on = 1;
 	int64_t max = (int64_t)srv->conf.max_message_mb << 20;
 	char endpoint[128], bound[256];
-	size_t n = sizeof(bound);
+	size_t n = sizeof(bound), fd_bytes;
 	int err = endpoint_of(srv, endpoint, sizeof(endpoint), why);
 
 	if (err)
@@ -441,6 +456,9 @@ static int open_socket(struct control *c, struct why *why)
 	zmq_setsockopt(c->socket, ZMQ_TCP_KEEPALIVE, &on, sizeof(on));
 	if (zmq_bind(c->socket, endpoint) != 0)
 		return why_set(why, -zmq_errno(), "cannot bind %s: %s", endpoint, zmq_strerror(zmq_errno()));
+	fd_bytes = sizeof(c->zmq_fd);
+	if (zmq_getsockopt(c->socket, ZMQ_FD, &c->zmq_fd, &fd_bytes) != 0)
+		return why_set(why, -EIO, "no descriptor of the ZMQ socket: %s", zmq_strerror(zmq_errno()));
 	if (zmq_getsockopt(c->socket, ZMQ_LAST_ENDPOINT, bound, &n) == 0 && strrchr(bound, ':'))
 		c->port = (uint32_t)atoi(strrchr(bound, ':') + 1);
 	return 0;
