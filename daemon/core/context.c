@@ -43,22 +43,37 @@ int ctx_registry_create(struct store *store, ctx_dead_fn dead, void *arg, struct
 
 static void give_back(struct ctx_registry *r, struct ctx_pending *p, uint64_t now_ms)
 {
-	if (p->store)
-		store_abort(r->store, p->objs, p->n);
-	else
-		store_unlock(r->store, p->objs, NULL, p->n, now_ms);
-	mem_free(p);
-}
-
-/* Needs LK_CONTEXTS. The slots an engine may still write into are free from here on: its process is gone, or it said so. */
-static void drop_pending(struct ctx_registry *r, struct ctx *c)
-{
-	struct ctx_pending *p = c->pending;
-
-	c->pending = NULL;
 	while (p) {
 		struct ctx_pending *next = p->next;
-		give_back(r, p, atomic_load(&c->last_seen_ms));
+
+		if (p->store)
+			store_abort(r->store, p->objs, p->n);
+		else
+			store_unlock(r->store, p->objs, NULL, p->n, now_ms);
+		mem_free(p);
+		p = next;
+	}
+}
+
+/* For a context that goes although its engine may live: what the engine only reads goes back, but slots it may still write into
+ * stay taken (their keys do not) until the write TTL has passed. */
+static void bury(struct ctx_registry *r, struct ctx_pending *p, uint64_t now_ms)
+{
+	while (p) {
+		struct ctx_pending *next = p->next;
+
+		p->next = NULL;
+		if (!p->store) {
+			give_back(r, p, now_ms);
+		} else {
+			if (!p->disowned)
+				store_disown(r->store, p->objs, p->n);
+			p->since_ms = now_ms;
+			lk_lock(&r->lk);
+			p->next = r->limbo;
+			r->limbo = p;
+			lk_unlock(&r->lk);
+		}
 		p = next;
 	}
 }
@@ -104,11 +119,12 @@ void ctx_put(struct ctx_registry *r, struct ctx *c)
 		destroy(c);
 }
 
-/* Needs LK_CONTEXTS. Returns the context, whose table reference the caller now owns. */
-static struct ctx *take_out(struct ctx_registry *r, uint64_t id)
+/* Needs LK_CONTEXTS. Returns the context, whose table reference the caller now owns, and what it holds. */
+static struct ctx *take_out(struct ctx_registry *r, uint64_t id, struct ctx_pending **held)
 {
 	struct ctx **link = &r->bucket[bucket_of(id)];
 
+	*held = NULL;
 	while (*link && (*link)->instance_id != id)
 		link = &(*link)->next;
 	struct ctx *c = *link;
@@ -116,10 +132,10 @@ static struct ctx *take_out(struct ctx_registry *r, uint64_t id)
 		return NULL;
 	*link = c->next;
 	r->count--;
-	if (!r->bucket[bucket_of(id)])
-		r->used[bucket_of(id) / 64] &= ~(1ull << (bucket_of(id) % 64));
 	c->dropped = true;
-	drop_pending(r, c);
+	*held = c->pending;
+	c->pending = NULL;
+	c->npending = 0;
 	return c;
 }
 
@@ -132,63 +148,108 @@ static struct ctx *find(struct ctx_registry *r, uint64_t id)
 	return c;
 }
 
+/* One process, proven by its pid: then two connections of it are no two engines. */
+static bool same_process(const struct ctx *a, const struct ctx *b)
+{
+	return a->pidfd >= 0 && b->pidfd >= 0;
+}
+
 int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 {
+	struct ctx_pending *held = NULL;
 	struct ctx *old;
+	bool other;
 	int err = 0;
 
 	lk_lock(&r->lk);
 	old = find(r, c->instance_id);
-	if (old && !replace && !ctx_faulted(old))
+	other = old && old->owner != c->owner;
+	if (old && !replace && !other && !ctx_faulted(old))
 		err = -EEXIST;
 	else if (!old && r->count >= CTX_MAX)
 		err = -ENOSPC;
 	if (!err) {
-		old = old ? take_out(r, c->instance_id) : NULL;
+		c->contested = other && !same_process(old, c);
+		old = old ? take_out(r, c->instance_id, &held) : NULL;
 		c->next = r->bucket[bucket_of(c->instance_id)];
 		r->bucket[bucket_of(c->instance_id)] = c;
-		r->used[bucket_of(c->instance_id) / 64] |= 1ull << (bucket_of(c->instance_id) % 64);
 		r->count++;
 	}
 	lk_unlock(&r->lk);
-	if (!err)
-		ctx_put(r, old);
-	return err;
+	if (err)
+		return err;
+	if (c->contested)
+		log_warn("instance %llu is registered by a second connection: the newer one is served, the older one "
+			 "refused (two engines in separate pid namespaces?)",
+			 (unsigned long long)c->instance_id);
+	if (other)
+		bury(r, held, c->created_ms);
+	else
+		give_back(r, held, c->created_ms);
+	ctx_put(r, old);
+	return 0;
 }
 
-struct ctx *ctx_get(struct ctx_registry *r, uint64_t instance_id)
+static bool may_use(const struct ctx *c, uint64_t owner)
+{
+	return !c->contested || c->owner == owner;
+}
+
+static struct ctx *get(struct ctx_registry *r, uint64_t instance_id, bool any, uint64_t owner)
 {
 	struct ctx *c;
 
 	lk_lock(&r->lk);
 	c = find(r, instance_id);
+	if (c && !any && !may_use(c, owner))
+		c = NULL;
 	if (c)
 		atomic_fetch_add(&c->refs, 1);
 	lk_unlock(&r->lk);
 	return c;
 }
 
-bool ctx_drop(struct ctx_registry *r, uint64_t instance_id)
+struct ctx *ctx_get(struct ctx_registry *r, uint64_t instance_id)
 {
+	return get(r, instance_id, true, 0);
+}
+
+struct ctx *ctx_get_for(struct ctx_registry *r, uint64_t instance_id, uint64_t owner)
+{
+	return get(r, instance_id, false, owner);
+}
+
+bool ctx_drop(struct ctx_registry *r, uint64_t instance_id, uint64_t owner)
+{
+	struct ctx_pending *held = NULL;
 	struct ctx *c;
 
 	lk_lock(&r->lk);
-	c = take_out(r, instance_id);
+	c = find(r, instance_id);
+	if (c && may_use(c, owner))
+		c = take_out(r, instance_id, &held);
+	else
+		c = NULL;
 	lk_unlock(&r->lk);
+	if (c)
+		give_back(r, held, atomic_load(&c->last_seen_ms));
 	ctx_put(r, c);
 	return c != NULL;
 }
 
 bool ctx_drop_this(struct ctx_registry *r, struct ctx *c)
 {
+	struct ctx_pending *held = NULL;
 	struct ctx *out = NULL;
 
 	lk_lock(&r->lk);
 	if (!c->dropped)
-		out = take_out(r, c->instance_id);
+		out = take_out(r, c->instance_id, &held);
 	lk_unlock(&r->lk);
-	if (out)
+	if (out) {
+		give_back(r, held, atomic_load(&out->last_seen_ms));
 		r->dead(r->dead_arg, out);
+	}
 	ctx_put(r, out);
 	return out != NULL;
 }
@@ -224,26 +285,55 @@ uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t w
 	uint64_t bytes = 0;
 
 	lk_lock(&r->lk);
-	for (uint32_t w = 0; w < BUCKETS / 64 && !bytes; w++) {
-		for (uint64_t bits = r->used[w]; bits && !bytes; bits &= bits - 1)
-			bytes = bytes_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size);
+	for (uint32_t b = 0; b < BUCKETS && bytes != CTX_SIZES_DIFFER; b++) {
+		for (struct ctx *c = r->bucket[b]; c; c = c->next) {
+			if (c->world_size != world_size || !slice_is(model, c->model))
+				continue;
+			bytes = bytes && bytes != c->object_bytes ? CTX_SIZES_DIFFER : c->object_bytes;
+			if (bytes == CTX_SIZES_DIFFER)
+				break;
+		}
 	}
 	lk_unlock(&r->lk);
 	return bytes;
 }
 
+/* Needs LK_CONTEXTS. */
+static struct ctx_pending *unlink_pending(struct ctx *c, uint64_t key_id, bool store)
+{
+	struct ctx_pending **link = &c->pending, *p;
+
+	while (*link && ((*link)->key_id != key_id || (*link)->store != store))
+		link = &(*link)->next;
+	p = *link;
+	if (p) {
+		*link = p->next;
+		p->next = NULL;
+		c->npending--;
+	}
+	return p;
+}
+
 int ctx_pending_add(struct ctx_registry *r, struct ctx *c, struct ctx_pending *p)
 {
+	struct ctx_pending *old = NULL;
+	uint64_t now_ms = p->since_ms;
 	int err = 0;
 
 	lk_lock(&r->lk);
+	if (!c->dropped && !p->store)
+		old = unlink_pending(c, p->key_id, false);
 	if (c->dropped) {
 		err = -ENOENT;
+	} else if (c->npending >= CTX_PENDING_MAX) {
+		err = -ENOSPC;
 	} else {
 		p->next = c->pending;
 		c->pending = p;
+		c->npending++;
 	}
 	lk_unlock(&r->lk);
+	give_back(r, old, now_ms);
 	return err;
 }
 
@@ -252,24 +342,21 @@ struct ctx_pending *ctx_pending_take(struct ctx_registry *r, struct ctx *c, uint
 	struct ctx_pending *p;
 
 	lk_lock(&r->lk);
-	struct ctx_pending **link = &c->pending;
-	while (*link && ((*link)->key_id != key_id || (*link)->store != store))
-		link = &(*link)->next;
-	p = *link;
-	if (p)
-		*link = p->next;
+	p = unlink_pending(c, key_id, store);
 	lk_unlock(&r->lk);
 	return p;
 }
 
-/* Needs LK_CONTEXTS. A late writer keeps its slots until it commits, unregisters or dies; a late reader loses its locks. */
-static void sweep_pending(struct ctx_registry *r, struct ctx *c, const struct ctx_limits *limits, uint64_t now_ms)
+/* Needs LK_CONTEXTS. A late writer keeps its slots until it commits, unregisters or dies; a late reader loses its locks, which are
+ * put in `expired`. */
+static void sweep_pending(struct ctx_registry *r, struct ctx *c, const struct ctx_limits *limits, uint64_t now_ms,
+			  struct ctx_pending **expired)
 {
 	struct ctx_pending **link = &c->pending;
 
 	while (*link) {
 		struct ctx_pending *p = *link;
-		uint64_t age = now_ms - p->since_ms;
+		uint64_t age = now_ms > p->since_ms ? now_ms - p->since_ms : 0;
 
 		if (p->store && !p->disowned && age > limits->write_ttl_ms) {
 			store_disown(r->store, p->objs, p->n);
@@ -279,11 +366,38 @@ static void sweep_pending(struct ctx_registry *r, struct ctx *c, const struct ct
 		}
 		if (!p->store && age > limits->read_ttl_ms) {
 			*link = p->next;
-			give_back(r, p, now_ms);
+			c->npending--;
+			p->next = *expired;
+			*expired = p;
 			continue;
 		}
 		link = &p->next;
 	}
+}
+
+static void sweep_limbo(struct ctx_registry *r, const struct ctx_limits *limits, uint64_t now_ms)
+{
+	struct ctx_pending *done = NULL;
+
+	lk_lock(&r->lk);
+	for (struct ctx_pending **link = &r->limbo; *link;) {
+		struct ctx_pending *p = *link;
+
+		if (now_ms > p->since_ms && now_ms - p->since_ms > limits->write_ttl_ms) {
+			*link = p->next;
+			p->next = done;
+			done = p;
+		} else {
+			link = &p->next;
+		}
+	}
+	lk_unlock(&r->lk);
+	give_back(r, done, now_ms);
+}
+
+static bool is_watched(const struct ctx *c)
+{
+	return c->pidfd >= 0 && atomic_load(&c->watched);
 }
 
 static bool too_old(const struct ctx *c, const struct ctx_limits *limits, uint64_t now_ms)
@@ -291,33 +405,43 @@ static bool too_old(const struct ctx *c, const struct ctx_limits *limits, uint64
 	uint64_t seen = atomic_load(&c->last_seen_ms);
 	uint64_t limit = atomic_load(&c->pinged) ? limits->reap_ms : limits->grace_ms;
 
-	return c->pidfd < 0 && limits->reap_ms && now_ms > seen && now_ms - seen > limit;
+	return !is_watched(c) && limits->reap_ms && now_ms > seen && now_ms - seen > limit;
+}
+
+/* One look at a bucket; true when an instance was dropped and there may be more. */
+static bool sweep_bucket(struct ctx_registry *r, uint32_t b, const struct ctx_limits *limits, uint64_t now_ms)
+{
+	struct ctx_pending *expired = NULL, *held = NULL;
+	struct ctx *dead = NULL;
+
+	lk_lock(&r->lk);
+	for (struct ctx *c = r->bucket[b]; c; c = c->next) {
+		sweep_pending(r, c, limits, now_ms, &expired);
+		if (!dead && too_old(c, limits, now_ms))
+			dead = c;
+	}
+	if (dead)
+		take_out(r, dead->instance_id, &held);
+	lk_unlock(&r->lk);
+	give_back(r, expired, now_ms);
+	if (!dead)
+		return false;
+	log_warn("instance %llu (%s) sent nothing for %.0f s: dropped", (unsigned long long)dead->instance_id,
+		 dead->model, (double)(now_ms - atomic_load(&dead->last_seen_ms)) / 1000.0);
+	bury(r, held, now_ms); /* silence proves nothing: it may be stopped, and write when it goes on */
+	r->dead(r->dead_arg, dead);
+	ctx_put(r, dead);
+	return true;
 }
 
 uint32_t ctx_sweep(struct ctx_registry *r, const struct ctx_limits *limits, uint64_t now_ms)
 {
 	uint32_t reaped = 0;
 
+	sweep_limbo(r, limits, now_ms);
 	for (uint32_t b = 0; b < BUCKETS; b++) {
-		struct ctx *dead = NULL;
-
-		lk_lock(&r->lk);
-		for (struct ctx *c = r->bucket[b]; c; c = c->next) {
-			sweep_pending(r, c, limits, now_ms);
-			if (!dead && too_old(c, limits, now_ms))
-				dead = c;
-		}
-		if (dead)
-			take_out(r, dead->instance_id);
-		lk_unlock(&r->lk);
-		if (!dead)
-			continue;
-		log_warn("instance %llu (%s) sent nothing for %.0f s: dropped", (unsigned long long)dead->instance_id,
-			 dead->model, (double)(now_ms - atomic_load(&dead->last_seen_ms)) / 1000.0);
-		r->dead(r->dead_arg, dead);
-		ctx_put(r, dead);
-		reaped++;
-		b--; /* the same bucket again: there may be more */
+		while (sweep_bucket(r, b, limits, now_ms))
+			reaped++;
 	}
 	return reaped;
 }
@@ -336,8 +460,9 @@ void ctx_registry_destroy(struct ctx_registry *r)
 		return;
 	for (uint32_t b = 0; b < BUCKETS; b++) {
 		while (r->bucket[b])
-			ctx_drop(r, r->bucket[b]->instance_id);
+			ctx_drop(r, r->bucket[b]->instance_id, r->bucket[b]->owner);
 	}
+	give_back(r, r->limbo, 0);
 	lk_destroy(&r->lk);
 	mem_free(r);
 }
@@ -389,7 +514,7 @@ static int fill(struct status_context *s, const struct ctx *c, uint32_t chunk_to
 	s->object_bytes = c->object_bytes;
 	s->cache_size_per_token = chunk_tokens ? c->object_bytes / chunk_tokens : 0;
 	s->last_seen_s = now_ms > seen ? (double)(now_ms - seen) / 1000.0 : 0;
-	s->liveness = c->pidfd >= 0 ? "pidfd" : "ping";
+	s->liveness = is_watched(c) ? "pidfd" : "ping";
 	s->faulted = ctx_faulted(c);
 	for (uint32_t i = 0; !err && c->layout && i < kv_layout_groups(c->layout) && i < STATUS_MAX_GROUPS; i++) {
 		err = fill_group(&s->group[i], c, i);
@@ -398,18 +523,41 @@ static int fill(struct status_context *s, const struct ctx *c, uint32_t chunk_to
 	return err;
 }
 
-int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms)
+/* Counted references of all contexts, which are constant but for atomics: nothing is copied under the lock that every PING
+ * takes. NULL when out of memory. */
+static struct ctx **get_all(struct ctx_registry *r, uint32_t *n)
 {
-	int err = 0;
+	uint32_t cap = ctx_count(r) + 16;
+	struct ctx **all = mem_calloc(cap, sizeof(struct ctx *));
 
+	*n = 0;
+	if (!all)
+		return NULL;
 	lk_lock(&r->lk);
-	out->contexts = mem_calloc(r->count ? r->count : 1, sizeof(*out->contexts));
-	if (!out->contexts)
-		err = -ENOMEM;
-	for (uint32_t b = 0; !err && b < BUCKETS; b++) {
-		for (struct ctx *c = r->bucket[b]; !err && c; c = c->next)
-			err = fill(&out->contexts[out->ncontexts++], c, out->chunk_size, now_ms);
+	for (uint32_t b = 0; b < BUCKETS; b++) {
+		for (struct ctx *c = r->bucket[b]; c && *n < cap; c = c->next) {
+			atomic_fetch_add(&c->refs, 1);
+			all[(*n)++] = c;
+		}
 	}
 	lk_unlock(&r->lk);
+	return all;
+}
+
+int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms)
+{
+	uint32_t n;
+	struct ctx **all = get_all(r, &n);
+	int err = 0;
+
+	out->contexts = all ? mem_calloc(n ? n : 1, sizeof(*out->contexts)) : NULL;
+	if (!out->contexts)
+		err = -ENOMEM;
+	for (uint32_t i = 0; i < n; i++) {
+		if (!err)
+			err = fill(&out->contexts[out->ncontexts++], all[i], out->chunk_size, now_ms);
+		ctx_put(r, all[i]);
+	}
+	mem_free(all);
 	return err;
 }

@@ -57,13 +57,17 @@ struct ctx {
 	uint64_t shape[4]; /* of a chunk */
 	uint32_t ndim;
 	/* liveness */
-	int pidfd; /* -1: judged by PING age */
+	int pidfd;            /* -1: judged by PING age */
+	_Atomic bool watched; /* the main thread hears of its end */
 	_Atomic uint64_t last_seen_ms;
 	_Atomic bool pinged;
 	uint64_t created_ms;
+	_Atomic uint64_t unread; /* bytes of replies its client has not taken yet */
 	/* guarded by LK_CONTEXTS */
 	struct ctx_pending *pending;
+	uint32_t npending;
 	bool dropped;
+	bool contested; /* another connection registered the same id before: only the owner is served */
 	/* metric series of its labels */
 	metric_series store_gbs, load_gbs, loaded_chunks;
 };
@@ -77,27 +81,37 @@ void ctx_registry_destroy(struct ctx_registry *r);
 /* A new context with copies of the names; not in the registry yet. */
 struct ctx *ctx_create(uint64_t instance_id, enum ctx_kind kind, struct slice model, struct slice engine_type,
 		       uint32_t world_size);
-/* Enters it (takes the caller's reference). replace: an older one of the same id is dropped; otherwise -EEXIST. A context whose
- * memory vanished is always replaced. -ENOSPC at CTX_MAX. */
+/* Enters it (takes the caller's reference). An older one of the same id gives way when `replace` says so, when its memory
+ * vanished, or when another connection registered it: instance ids are pids, so an engine restarted in its container has the same
+ * one, and so may two engines in two containers. The older connection's requests are then refused, rather than served with memory
+ * that is not its own. Otherwise -EEXIST. -ENOSPC at CTX_MAX. */
 #define CTX_MAX 4096
 int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace);
-struct ctx *ctx_get(struct ctx_registry *r, uint64_t instance_id); /* counted; NULL when unknown */
+/* Counted; NULL when unknown. The second form also when `owner`, the serial of the peer that asks, may not use it. */
+struct ctx *ctx_get(struct ctx_registry *r, uint64_t instance_id);
+struct ctx *ctx_get_for(struct ctx_registry *r, uint64_t instance_id, uint64_t owner);
 void ctx_put(struct ctx_registry *r, struct ctx *c);
-/* Makes the instance unknown and gives back what it holds. False when it was not there. */
-bool ctx_drop(struct ctx_registry *r, uint64_t instance_id);
-/* Drops `c` only if it is still the one registered under its id (a pidfd that fired late must not hit a successor). */
+/* UNREGISTER: makes the instance unknown and gives back what it holds. False when it was not there for this owner. */
+bool ctx_drop(struct ctx_registry *r, uint64_t instance_id, uint64_t owner);
+/* Drops `c`, whose process ended, if it is still the one registered under its id (a pidfd that fired late must not hit a
+ * successor). */
 bool ctx_drop_this(struct ctx_registry *r, struct ctx *c);
 bool ctx_faulted(const struct ctx *c);
 void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping);
 
-/* Object size of any context with this model and world size; 0 when none is registered. */
+/* Object size of the contexts with this model and world size; 0 when none is registered, CTX_SIZES_DIFFER when they disagree
+ * (pipeline stages of unequal depth, or one of them is wrong). */
+#define CTX_SIZES_DIFFER UINT64_MAX
 uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size);
 
-/* Pending transfers; `p` is handed over. -ENOENT when the context was dropped meanwhile (the caller keeps `p`). */
+/* Pending transfers; `p` is handed over. A retrieve of the same key replaces the older one, whose locks go back. -ENOENT when the
+ * context was dropped meanwhile, -ENOSPC when it has CTX_PENDING_MAX (the caller keeps `p`). */
+#define CTX_PENDING_MAX 4096u
 int ctx_pending_add(struct ctx_registry *r, struct ctx *c, struct ctx_pending *p);
 struct ctx_pending *ctx_pending_take(struct ctx_registry *r, struct ctx *c, uint64_t key_id, bool store);
 
-/* Time limits: pending ones, and instances judged by PING age. Calls `reaped` for each instance that is dropped. */
+/* Time limits: pending ones, and instances judged by PING age. Returns how many instances were dropped. Slots that a silent engine
+ * reserved stay taken for another write TTL: silence does not prove that it will not write. */
 struct ctx_limits {
 	uint64_t write_ttl_ms, read_ttl_ms, reap_ms, grace_ms;
 };

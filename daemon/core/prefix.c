@@ -90,6 +90,11 @@ int prefix_create(const struct chash *hash, uint64_t budget_bytes, struct prefix
 	return 0;
 }
 
+void prefix_populate(struct prefix *p)
+{
+	madvise(p->nodes, p->map_bytes, MADV_POPULATE_WRITE);
+}
+
 void prefix_destroy(struct prefix *p)
 {
 	if (!p)
@@ -158,13 +163,13 @@ static bool matches(const struct node *n, uint32_t parent, const uint8_t *raw, s
 
 static uint32_t find_child(struct prefix *p, uint32_t parent, const uint8_t *raw, size_t avail)
 {
-	uint32_t guess = node_at(p, parent)->last_child;
-	uint32_t i, tries = 0;
+	const struct node *from = node_at(p, parent);
+	uint32_t guess = from->last_child, i, tries = 0;
 
 	if (guess && matches(node_at(p, guess), parent, raw, avail))
 		return guess;
-	if (avail < hashed_bytes(p))
-		return 0;
+	if (avail < hashed_bytes(p) || from->children == (guess != 0))
+		return 0; /* no child but the one just compared */
 	for (i = p->buckets[bucket_of(p, parent, raw, hashed_bytes(p))]; i && tries < MAX_TRIES; tries++) {
 		struct node *n = node_at(p, i);
 

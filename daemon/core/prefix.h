@@ -22,6 +22,8 @@ struct prefix;
 
 int prefix_create(const struct chash *hash, uint64_t budget_bytes, struct prefix **out, struct why *why);
 void prefix_destroy(struct prefix *p);
+/* Touches the whole budget, so that no request pays for page faults. Any thread, best effort. */
+void prefix_populate(struct prefix *p);
 
 /* One request's chunk hashes. Belongs to one thread; reused from request to request. */
 struct prefix_walk {

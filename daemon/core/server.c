@@ -19,7 +19,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define PREFIX_BUDGET (128ull << 20) /* about 25 million tokens of remembered prompts; touched as used */
+#define PREFIX_BUDGET (128ull << 20) /* about 25 million tokens of remembered prompts */
 #define TICK_MS       250            /* time limits of locks and instances */
 #define STORE_TICKS   4u             /* the store looks at its watermark every so many ticks */
 #define EV_SIGNAL     (UINT64_MAX)
@@ -94,6 +94,7 @@ static void *populate(void *arg)
 	uint64_t done = 0;
 
 	pthread_setname_np(pthread_self(), "lmca-populate");
+	prefix_populate(srv->prefix);
 	for (uint32_t i = 0; i < arena_nranges(srv->arena); i++) {
 		uint64_t bytes = arena_range(srv->arena, i)->bytes;
 		uint64_t share = want / arena_nranges(srv->arena);
