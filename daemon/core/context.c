@@ -18,6 +18,7 @@ struct ctx_registry {
 	struct ctx *bucket[BUCKETS];
 	uint64_t used[BUCKETS / 64]; /* bit b: bucket b is not empty, so that a LOOKUP visits only those */
 	uint32_t count;
+	struct ctx_pending *limbo; /* reservations whose engine may still write: see bury */
 	ctx_dead_fn dead;
 	void *dead_arg;
 };
@@ -132,6 +133,8 @@ static struct ctx *take_out(struct ctx_registry *r, uint64_t id, struct ctx_pend
 		return NULL;
 	*link = c->next;
 	r->count--;
+	if (!r->bucket[bucket_of(id)])
+		r->used[bucket_of(id) / 64] &= ~(1ull << (bucket_of(id) % 64));
 	c->dropped = true;
 	*held = c->pending;
 	c->pending = NULL;
@@ -154,6 +157,17 @@ static bool same_process(const struct ctx *a, const struct ctx *b)
 	return a->pidfd >= 0 && b->pidfd >= 0;
 }
 
+/* Needs LK_CONTEXTS. */
+static void put_in(struct ctx_registry *r, struct ctx *c)
+{
+	uint32_t b = bucket_of(c->instance_id);
+
+	c->next = r->bucket[b];
+	r->bucket[b] = c;
+	r->used[b / 64] |= 1ull << (b % 64);
+	r->count++;
+}
+
 int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 {
 	struct ctx_pending *held = NULL;
@@ -171,9 +185,7 @@ int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 	if (!err) {
 		c->contested = other && !same_process(old, c);
 		old = old ? take_out(r, c->instance_id, &held) : NULL;
-		c->next = r->bucket[bucket_of(c->instance_id)];
-		r->bucket[bucket_of(c->instance_id)] = c;
-		r->count++;
+		put_in(r, c);
 	}
 	lk_unlock(&r->lk);
 	if (err)
@@ -270,14 +282,15 @@ void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping)
 		atomic_store_explicit(&c->pinged, true, memory_order_relaxed);
 }
 
-/* Needs LK_CONTEXTS. */
-static uint64_t bytes_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size)
+/* Needs LK_CONTEXTS. `bytes` so far; the sizes of another bucket come in. */
+static uint64_t bytes_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size,
+				uint64_t bytes)
 {
 	for (const struct ctx *c = r->bucket[b]; c; c = c->next) {
 		if (c->world_size == world_size && slice_is(model, c->model))
-			return c->object_bytes;
+			bytes = !bytes || bytes == c->object_bytes ? c->object_bytes : CTX_SIZES_DIFFER;
 	}
-	return 0;
+	return bytes;
 }
 
 uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size)
@@ -285,14 +298,9 @@ uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t w
 	uint64_t bytes = 0;
 
 	lk_lock(&r->lk);
-	for (uint32_t b = 0; b < BUCKETS && bytes != CTX_SIZES_DIFFER; b++) {
-		for (struct ctx *c = r->bucket[b]; c; c = c->next) {
-			if (c->world_size != world_size || !slice_is(model, c->model))
-				continue;
-			bytes = bytes && bytes != c->object_bytes ? CTX_SIZES_DIFFER : c->object_bytes;
-			if (bytes == CTX_SIZES_DIFFER)
-				break;
-		}
+	for (uint32_t w = 0; w < BUCKETS / 64; w++) {
+		for (uint64_t bits = r->used[w]; bits; bits &= bits - 1)
+			bytes = bytes_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size, bytes);
 	}
 	lk_unlock(&r->lk);
 	return bytes;

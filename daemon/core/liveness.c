@@ -102,8 +102,13 @@ void liveness_watch(struct server *srv, struct ctx *c)
 {
 	struct epoll_event ev = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = c->instance_id};
 
-	if (c->pidfd >= 0 && epoll_ctl(srv->epoll_fd, EPOLL_CTL_ADD, c->pidfd, &ev) != 0)
-		log_warn("instance %llu cannot be watched: %s", (unsigned long long)c->instance_id, strerror(errno));
+	if (c->pidfd < 0)
+		return;
+	if (epoll_ctl(srv->epoll_fd, EPOLL_CTL_ADD, c->pidfd, &ev) == 0)
+		atomic_store(&c->watched, true);
+	else
+		log_warn("instance %llu cannot be watched, it is judged by its PINGs: %s",
+			 (unsigned long long)c->instance_id, strerror(errno));
 }
 
 void liveness_dead(void *arg, const struct ctx *c)

@@ -96,7 +96,7 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 void op_store(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	struct kv_blocks blocks[WIRE_MAX_GROUPS];
-	struct ctx *c = ctx_get(e->srv->contexts, r->instance_id);
+	struct ctx *c = ctx_get_for(e->srv->contexts, r->instance_id, e->owner);
 	struct range g = {0};
 	struct why why;
 	bool ok = false;
@@ -166,7 +166,7 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 void op_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	struct kv_blocks blocks[WIRE_MAX_GROUPS];
-	struct ctx *c = ctx_get(e->srv->contexts, r->instance_id);
+	struct ctx *c = ctx_get_for(e->srv->contexts, r->instance_id, e->owner);
 	struct range g = {0};
 	struct why why;
 	int err = -EINVAL;

@@ -13,7 +13,7 @@
 
 static struct ctx *engine_ctx(struct exec *e, const struct wire_req *r, struct range *g, struct why *why)
 {
-	struct ctx *c = ctx_get(e->srv->contexts, r->instance_id);
+	struct ctx *c = ctx_get_for(e->srv->contexts, r->instance_id, e->owner);
 
 	if (!c) {
 		why_set(why, -ENOENT, "unknown instance");

@@ -116,7 +116,7 @@ void op_register_cpu_context(struct exec *e, struct wire_req *r, struct outcome 
 
 void op_unregister(struct exec *e, struct wire_req *r, struct outcome *o)
 {
-	if (ctx_drop(e->srv->contexts, r->instance_id))
+	if (ctx_drop(e->srv->contexts, r->instance_id, e->owner))
 		log_info("instance %llu unregistered", (unsigned long long)r->instance_id);
 	else
 		log_warn("instance %llu asked to be unregistered but is not known", (unsigned long long)r->instance_id);

@@ -309,7 +309,7 @@ static int take_locks(struct sessions *s, struct session *x, const struct sessio
 	    reserve(&x->objs, &x->obj_cap, (uint32_t)total, sizeof(*x->objs)))
 		return -ENOMEM;
 	out->objects = store_lock_prefix(s->store, x->ns, l->world_size, l->hashes, l->nchunks, l->locks,
-					 l->object_bytes, l->now_ms, x->objs);
+					 l->object_bytes == SESSION_ANY_SIZE ? 0 : l->object_bytes, l->now_ms, x->objs);
 	out->chunks = out->objects / l->world_size;
 	keep = out->chunks * l->world_size;
 	for (uint32_t i = 0; i < out->objects; i++)

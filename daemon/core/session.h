@@ -27,8 +27,9 @@ struct session_lookup {
 	struct slice request_id, model, salt;
 	uint64_t owner; /* who asked: serial of the peer */
 	uint32_t world_size;
-	uint16_t locks;        /* per object: 1 + extra readers */
-	uint64_t object_bytes; /* 0 = no instance registered: no hits */
+	uint16_t locks; /* per object: 1 + extra readers */
+#define SESSION_ANY_SIZE UINT64_MAX
+	uint64_t object_bytes; /* of a hit; SESSION_ANY_SIZE; 0 = no instance registered: no hits */
 	const struct store_hash *hashes;
 	uint32_t nchunks;
 	uint64_t now_ms;
