@@ -67,7 +67,7 @@ static void free_task(struct control *c, struct task *t)
 	c->free = t;
 }
 
-void control_complete(struct control *c, struct task *t)
+static void push_done(struct control *c, struct task *t)
 {
 	uint64_t one = 1;
 	bool first;
@@ -81,6 +81,19 @@ void control_complete(struct control *c, struct task *t)
 	lk_unlock(&c->lk);
 	if (first && write(c->wake_fd, &one, sizeof(one)) < 0)
 		log_error("cannot wake the control thread: %s", strerror(errno));
+}
+
+void control_reply_early(struct control *c, struct task *t)
+{
+	t->early = true;
+	push_done(c, t);
+}
+
+/* Of an early reply, whoever comes second (the sender or the worker) gives the task back. */
+void control_complete(struct control *c, struct task *t)
+{
+	if (!t->early || (atomic_fetch_or(&t->parts_done, TASK_RELEASED) & TASK_SENT))
+		push_done(c, t);
 }
 
 static struct task *take_done(struct control *c)
@@ -130,10 +143,20 @@ static void learn(struct control *c, struct task *t)
 
 static void finish(struct control *c, struct task *t)
 {
+	bool sent = t->early && (atomic_load(&t->parts_done) & TASK_SENT);
+
+	if (sent) {
+		free_task(c, t);
+		return;
+	}
 	learn(c, t);
 	metric_observe(c->srv->metrics, M_REQUEST_SECONDS, (double)(clock_ns() - t->received_ns) / 1e9);
 	if (t->has_reply)
 		send_reply(c, t);
+	if (t->early && !(atomic_fetch_or(&t->parts_done, TASK_SENT) & TASK_RELEASED))
+		return; /* the worker still reads the frames */
+	if (!t->queued)
+		exec_remember(c->exec);
 	free_task(c, t);
 }
 
@@ -305,7 +328,8 @@ static void dispatch(struct control *c, struct task *t)
 	t->candidates = p->candidates;
 	t->bound = p->bound;
 	t->owner = p->serial;
-	t->has_reply = t->decoded = t->queued = false;
+	t->has_reply = t->decoded = t->queued = t->early = false;
+	atomic_store_explicit(&t->parts_done, 0, memory_order_relaxed);
 	t->registered_instance = 0;
 	note_seen(c, p, t->def->op);
 	if (t->lane == LANE_CONTROL || (p->pending[t->lane] == 0 && cheap(c, t))) {

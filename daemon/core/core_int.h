@@ -53,7 +53,8 @@ struct exec {
 	uint32_t *indices;
 	struct pk_tensor *tensors;
 	uint32_t max_chunks;
-	uint64_t owner; /* serial of the peer whose request runs */
+	uint64_t owner;            /* serial of the peer whose request runs */
+	struct wire_tokens tokens; /* of that request, until exec_remember */
 };
 
 /* What an operation answers. Arrays in `reply` may point into the exec. */
@@ -129,12 +130,19 @@ struct task {
 	bool bound;                   /* the peer's dialect family is certain */
 	bool decoded;                 /* it fitted some dialect */
 	uint64_t registered_instance; /* set by registrations: the peer's PINGs count for it */
+	_Atomic uint32_t parts_done;  /* TASK_SENT, TASK_RELEASED when the reply goes early */
+	bool early;
 	bool has_reply;
 	zmq_msg_t reply; /* payload frame; size 0 = none */
 };
 
+#define TASK_SENT     1u /* control has sent the reply */
+#define TASK_RELEASED 2u /* the worker no longer reads the frames */
+
 /* Decodes and runs; fills task->has_reply/reply. On the control thread or a worker. */
 void task_run(struct exec *e, struct task *t);
+/* After task_run, while the task's frames live: the prefix cache learns what was hashed. */
+void exec_remember(struct exec *e);
 
 struct worker {
 	struct server *srv;
@@ -165,6 +173,8 @@ void control_quiesce(struct server *srv);
 void control_stop(struct server *srv);
 /* From a worker: the task is finished. */
 void control_complete(struct control *c, struct task *t);
+/* From a worker: the reply can go, but the worker still reads the frames; control_complete follows. */
+void control_reply_early(struct control *c, struct task *t);
 void control_counts(struct control *c, uint64_t *peers, uint64_t *dropped, uint64_t *bad);
 void control_progress(struct control *c, uint64_t *progress_ms, int *cpu);
 uint32_t control_port(const struct control *c);

@@ -157,6 +157,12 @@ static void log_bad(struct server *srv, const struct task *t, const struct why *
 		 wire_dialect_name(t->dialect), why->text, dropped ? " (and more)" : "");
 }
 
+void exec_remember(struct exec *e)
+{
+	if (e->walk->node || e->walk->fresh)
+		prefix_remember(e->walk, &e->tokens);
+}
+
 void task_run(struct exec *e, struct task *t)
 {
 	struct wire_req req; /* filled by the decoder, whole */
@@ -170,7 +176,8 @@ void task_run(struct exec *e, struct task *t)
 		if (req.has_key && req.key.has_salt)
 			t->candidates &= ~(1u << WIRE_D1E | 1u << WIRE_D1);
 		if (req.has_key)
-			prefix_finish(e->walk, &req.key.tokens);
+			prefix_hash(e->walk, &req.key.tokens);
+		e->tokens = req.key.tokens;
 		t->def->run(e, &req, &out);
 		if (req.op == WIRE_REGISTER_KV_CACHE || req.op == WIRE_REGISTER_ENGINE_DRIVEN ||
 		    req.op == WIRE_REGISTER_CPU_CONTEXT)

@@ -315,7 +315,7 @@ static void remember_all(struct prefix_walk *w, const struct wire_tokens *t, uin
 	lk_unlock(&p->lk);
 }
 
-void prefix_finish(struct prefix_walk *w, const struct wire_tokens *t)
+void prefix_hash(struct prefix_walk *w, const struct wire_tokens *t)
 {
 	const struct chash *h = w->prefix->hash;
 	uint32_t from = t->skipped / h->chunk_tokens;
@@ -333,9 +333,21 @@ void prefix_finish(struct prefix_walk *w, const struct wire_tokens *t)
 		chash_next(h, prev, t->ids + (size_t)(i - from) * h->chunk_tokens, &w->hashes[i]);
 		prev = &w->hashes[i];
 	}
-	if (w->nchunks > from)
-		remember_all(w, t, from, w->nchunks - from);
+	w->fresh = w->nchunks - from;
+}
+
+void prefix_remember(struct prefix_walk *w, const struct wire_tokens *t)
+{
+	if (w->fresh)
+		remember_all(w, t, w->nchunks - w->fresh, w->fresh);
+	w->fresh = 0;
 	prefix_abandon(w);
+}
+
+void prefix_finish(struct prefix_walk *w, const struct wire_tokens *t)
+{
+	prefix_hash(w, t);
+	prefix_remember(w, t);
 }
 
 void prefix_abandon(struct prefix_walk *w)

@@ -32,8 +32,9 @@ struct prefix_walk {
 	uint32_t max_chunks;
 	uint32_t known;        /* chunks found by the walk */
 	size_t known_bytes;    /* their raw bytes */
-	uint32_t node;         /* deepest node, pinned until prefix_finish; 0 = root */
-	uint32_t nchunks;      /* after prefix_finish: all whole chunks */
+	uint32_t node;         /* deepest node, pinned until prefix_remember; 0 = root */
+	uint32_t nchunks;      /* after prefix_hash: all whole chunks */
+	uint32_t fresh;        /* of which hashed just now */
 	const uint8_t *probed; /* token bytes the walk belongs to, while a probe waits for its match */
 	uint32_t probed_count;
 };
@@ -48,7 +49,11 @@ size_t prefix_probe(struct prefix_walk *w, const uint8_t *raw, size_t avail, uin
 /* The wire decoder's hook (wire_prefix_fn); ctx is the prefix_walk. */
 void prefix_match(void *ctx, const uint8_t *raw, size_t avail, uint32_t count, uint32_t *tokens, size_t *bytes);
 
-/* After decoding: hashes the rest and remembers it. w->hashes[0..w->nchunks) are valid until the next walk. */
+/* After decoding: hashes the rest. w->hashes[0..w->nchunks) are valid until the next walk. */
+void prefix_hash(struct prefix_walk *w, const struct wire_tokens *tokens);
+/* Then, perhaps after the reply is on its way: remembers what was hashed. The message must still be there. */
+void prefix_remember(struct prefix_walk *w, const struct wire_tokens *tokens);
+/* Both. */
 void prefix_finish(struct prefix_walk *w, const struct wire_tokens *tokens);
 /* When decoding failed: gives the pin back. */
 void prefix_abandon(struct prefix_walk *w);
