@@ -482,6 +482,12 @@ uint32_t sessions_orphan(struct sessions *s, uint64_t owner, struct slice model,
 	return n;
 }
 
+/* The sweeper read the clock before it got the lock: what it finds may be younger than its "now". */
+static bool is_older(uint64_t since_ms, uint64_t limit_ms, uint64_t now_ms)
+{
+	return now_ms > since_ms && now_ms - since_ms > limit_ms;
+}
+
 uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms)
 {
 	uint32_t expired = 0;
@@ -489,11 +495,12 @@ uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms)
 	lk_lock(&s->lk);
 	for (struct session *x = s->oldest, *next; x; x = next) {
 		next = x->younger;
-		if (x->held && now_ms - x->locked_ms > s->read_ttl_ms && now_ms - x->used_ms > s->read_ttl_ms) {
+		if (x->held && is_older(x->locked_ms, s->read_ttl_ms, now_ms) &&
+		    is_older(x->used_ms, s->read_ttl_ms, now_ms)) {
 			release_all(s, x, now_ms);
 			expired++;
 		}
-		if (!x->held && now_ms - x->used_ms > IDLE_MS)
+		if (!x->held && is_older(x->used_ms, IDLE_MS, now_ms))
 			end(s, x, now_ms);
 	}
 	s->locks_expired += expired;
