@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define INLINE_BYTES 8192u   /* unknown token bytes the control thread decodes and hashes itself: below 100 us */
+#define URGENT       (-5)    /* nice value of the threads a PING passes through */
 #define BURST        64      /* messages received between two looks at the completions */
 #define RECONNECT_MS 120000u /* how long after a start a peer may be an old client that reconnected */
 #define MAX_WARNINGS 8u      /* unknown requests logged per peer */
@@ -418,7 +419,7 @@ static void *run(void *arg)
 	struct control *c = arg;
 
 	pthread_setname_np(pthread_self(), "lmca-control");
-	setpriority(PRIO_PROCESS, 0, -5); /* needs privilege; without it the workers' nice value still helps */
+	setpriority(PRIO_PROCESS, 0, URGENT);
 	while (!atomic_load_explicit(&c->srv->stopping, memory_order_relaxed)) {
 		for (struct task *t = take_done(c), *next; t; t = next) {
 			next = t->next;
@@ -458,6 +459,19 @@ static int endpoint_of(struct server *srv, char *out, size_t cap, struct why *wh
 	return 0;
 }
 
+/* libzmq starts its I/O thread with the first socket, and the thread inherits the priority of whoever makes it: messages must
+ * get through while every core copies. Needs privilege; without it the workers' nice value still helps. */
+static void *open_router(void *zmq)
+{
+	int before = getpriority(PRIO_PROCESS, 0);
+	void *socket;
+
+	setpriority(PRIO_PROCESS, 0, URGENT);
+	socket = zmq_socket(zmq, ZMQ_ROUTER);
+	setpriority(PRIO_PROCESS, 0, before);
+	return socket;
+}
+
 static int open_socket(struct control *c, struct why *why)
 {
 	struct server *srv = c->srv;
@@ -470,7 +484,7 @@ static int open_socket(struct control *c, struct why *why)
 	if (err)
 		return err;
 	c->zmq = zmq_ctx_new();
-	c->socket = c->zmq ? zmq_socket(c->zmq, ZMQ_ROUTER) : NULL;
+	c->socket = c->zmq ? open_router(c->zmq) : NULL;
 	if (!c->socket)
 		return why_set(why, -ENOMEM, "cannot create a ZMQ socket: %s", zmq_strerror(zmq_errno()));
 	zmq_setsockopt(c->socket, ZMQ_LINGER, &linger, sizeof(linger));

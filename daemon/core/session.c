@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define BUCKETS   65536u
+#define BUCKETS 8192u
 #define IDLE_MS   600000u /* upstream's session life */
 #define SPARE_MAX 256u    /* finished sessions kept for their memory */
 #define MAX_ID    1024u
