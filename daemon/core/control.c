@@ -11,9 +11,7 @@
 #include "daemon/core/peer.h"
 #include "transport/wire/msgpack.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -30,9 +28,8 @@
 
 struct control {
 	struct server *srv;
-	void *zmq, *socket;
-	int wake_fd, zmq_fd;
-	uint32_t port;
+	struct router router;
+	int wake_fd;
 	pthread_t thread;
 	bool started;
 	struct exec *exec;
@@ -118,9 +115,10 @@ static void send_reply(struct control *c, struct task *t)
 {
 	bool payload = zmq_msg_size(&t->reply) > 0;
 
-	if (zmq_msg_send(&t->id, c->socket, ZMQ_SNDMORE) < 0 || zmq_msg_send(&t->uid, c->socket, ZMQ_SNDMORE) < 0 ||
-	    zmq_msg_send(&t->type, c->socket, payload ? ZMQ_SNDMORE : 0) < 0 ||
-	    (payload && zmq_msg_send(&t->reply, c->socket, 0) < 0))
+	if (zmq_msg_send(&t->id, c->router.socket, ZMQ_SNDMORE) < 0 ||
+	    zmq_msg_send(&t->uid, c->router.socket, ZMQ_SNDMORE) < 0 ||
+	    zmq_msg_send(&t->type, c->router.socket, payload ? ZMQ_SNDMORE : 0) < 0 ||
+	    (payload && zmq_msg_send(&t->reply, c->router.socket, 0) < 0))
 		atomic_fetch_add(&c->dropped, 1);
 	zmq_msg_close(&t->reply);
 }
@@ -179,10 +177,10 @@ static int receive(struct control *c, struct task *t)
 
 	for (int i = 0; i < 3; i++)
 		zmq_msg_init(head[i]);
-	if (zmq_msg_recv(&t->id, c->socket, ZMQ_DONTWAIT) < 0)
+	if (zmq_msg_recv(&t->id, c->router.socket, ZMQ_DONTWAIT) < 0)
 		return 0;
 	t->received_ns = clock_ns();
-	while (more(c->socket)) {
+	while (more(c->router.socket)) {
 		zmq_msg_t *m = &rest;
 
 		if (n < 2)
@@ -192,7 +190,7 @@ static int receive(struct control *c, struct task *t)
 		else
 			extra++;
 		zmq_msg_init(m);
-		if (zmq_msg_recv(m, c->socket, ZMQ_DONTWAIT) < 0)
+		if (zmq_msg_recv(m, c->router.socket, ZMQ_DONTWAIT) < 0)
 			break;
 		if (m == &rest)
 			zmq_msg_close(m);
@@ -404,7 +402,7 @@ static bool receive_burst(struct control *c)
  * two more system calls a message. */
 static void wait_for_work(struct control *c)
 {
-	struct pollfd fds[2] = {{c->wake_fd, POLLIN, 0}, {c->zmq_fd, POLLIN, 0}};
+	struct pollfd fds[2] = {{c->wake_fd, POLLIN, 0}, {c->router.fd, POLLIN, 0}};
 	uint64_t n;
 
 	poll(fds, c->free ? 2 : 1, 1000);
@@ -419,7 +417,7 @@ static void *run(void *arg)
 	struct control *c = arg;
 
 	pthread_setname_np(pthread_self(), "lmca-control");
-	setpriority(PRIO_PROCESS, 0, URGENT);
+	setpriority(PRIO_PROCESS, 0, ROUTER_NICE);
 	while (!atomic_load_explicit(&c->srv->stopping, memory_order_relaxed)) {
 		for (struct task *t = take_done(c), *next; t; t = next) {
 			next = t->next;
@@ -432,75 +430,6 @@ static void *run(void *arg)
 }
 
 /* ---- start and stop -------------------------------------------------------------------------------------------- */
-
-/* libzmq binds to numeric addresses only. Beyond loopback needs the operator's word: there is no authentication yet. */
-static int endpoint_of(struct server *srv, char *out, size_t cap, struct why *why)
-{
-	struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *ai;
-	const char *host = srv->conf.host;
-	char ip[INET_ADDRSTRLEN], port[16] = "*";
-	struct sockaddr_in in;
-
-	if (strcmp(host, "*") == 0)
-		host = "0.0.0.0";
-	if (getaddrinfo(host, NULL, &hints, &ai) != 0)
-		return why_set(why, -EINVAL, "--host %s does not resolve to an IPv4 address", host);
-	memcpy(&in, ai->ai_addr, sizeof(in));
-	freeaddrinfo(ai);
-	if ((ntohl(in.sin_addr.s_addr) >> 24) != 127 && !srv->conf.insecure_allow_remote)
-		return why_set(why, -EPERM,
-			       "--host %s is reachable from other machines and the protocol has no authentication; "
-			       "add --insecure-allow-remote if the network is trusted",
-			       srv->conf.host);
-	inet_ntop(AF_INET, &in.sin_addr, ip, sizeof(ip));
-	if (srv->conf.port)
-		snprintf(port, sizeof(port), "%u", srv->conf.port);
-	snprintf(out, cap, "tcp://%s:%s", ip, port);
-	return 0;
-}
-
-/* libzmq starts its I/O thread with the first socket, and the thread inherits the priority of whoever makes it: messages must
- * get through while every core copies. Needs privilege; without it the workers' nice value still helps. */
-static void *open_router(void *zmq)
-{
-	int before = getpriority(PRIO_PROCESS, 0);
-	void *socket;
-
-	setpriority(PRIO_PROCESS, 0, URGENT);
-	socket = zmq_socket(zmq, ZMQ_ROUTER);
-	setpriority(PRIO_PROCESS, 0, before);
-	return socket;
-}
-
-static int open_socket(struct control *c, struct why *why)
-{
-	struct server *srv = c->srv;
-	int linger = 300, hwm = 10000, send_hwm = 100000, on = 1;
-	int64_t max = (int64_t)srv->conf.max_message_mb << 20;
-	char endpoint[128], bound[256];
-	size_t n = sizeof(bound), fd_bytes;
-	int err = endpoint_of(srv, endpoint, sizeof(endpoint), why);
-
-	if (err)
-		return err;
-	c->zmq = zmq_ctx_new();
-	c->socket = c->zmq ? open_router(c->zmq) : NULL;
-	if (!c->socket)
-		return why_set(why, -ENOMEM, "cannot create a ZMQ socket: %s", zmq_strerror(zmq_errno()));
-	zmq_setsockopt(c->socket, ZMQ_LINGER, &linger, sizeof(linger));
-	zmq_setsockopt(c->socket, ZMQ_RCVHWM, &hwm, sizeof(hwm));
-	zmq_setsockopt(c->socket, ZMQ_SNDHWM, &send_hwm, sizeof(send_hwm));
-	zmq_setsockopt(c->socket, ZMQ_MAXMSGSIZE, &max, sizeof(max));
-	zmq_setsockopt(c->socket, ZMQ_TCP_KEEPALIVE, &on, sizeof(on));
-	if (zmq_bind(c->socket, endpoint) != 0)
-		return why_set(why, -zmq_errno(), "cannot bind %s: %s", endpoint, zmq_strerror(zmq_errno()));
-	fd_bytes = sizeof(c->zmq_fd);
-	if (zmq_getsockopt(c->socket, ZMQ_FD, &c->zmq_fd, &fd_bytes) != 0)
-		return why_set(why, -EIO, "no descriptor of the ZMQ socket: %s", zmq_strerror(zmq_errno()));
-	if (zmq_getsockopt(c->socket, ZMQ_LAST_ENDPOINT, bound, &n) == 0 && strrchr(bound, ':'))
-		c->port = (uint32_t)atoi(strrchr(bound, ':') + 1);
-	return 0;
-}
 
 static int create_tasks(struct control *c)
 {
@@ -533,7 +462,7 @@ int control_start(struct server *srv, struct why *why)
 		return why_set(why, -ENOMEM, "out of memory");
 	err = exec_create(srv, &c->exec, why);
 	if (!err)
-		err = open_socket(c, why);
+		err = router_open(srv, &c->router, why);
 	if (err)
 		return err;
 	err = pthread_create(&c->thread, NULL, run, c);
@@ -566,10 +495,7 @@ void control_stop(struct server *srv)
 		next = t->next;
 		finish(c, t);
 	}
-	if (c->socket)
-		zmq_close(c->socket);
-	if (c->zmq)
-		zmq_ctx_term(c->zmq);
+	router_close(&c->router);
 	exec_destroy(c->exec);
 	peers_destroy(c->peers);
 	mem_free(c->tasks);
@@ -595,5 +521,5 @@ void control_progress(struct control *c, uint64_t *progress_ms, int *cpu)
 
 uint32_t control_port(const struct control *c)
 {
-	return c->port;
+	return c->router.port;
 }

@@ -166,6 +166,16 @@ void worker_submit(struct worker *w, struct task *t);
 
 /* ---- control --------------------------------------------------------------------------------------------------- */
 
+#define ROUTER_NICE (-5) /* of the threads a PING passes through */
+
+struct router {
+	void *zmq, *socket;
+	int fd; /* ZMQ_FD */
+	uint32_t port;
+};
+int router_open(struct server *srv, struct router *r, struct why *why);
+void router_close(struct router *r);
+
 struct control;
 int control_start(struct server *srv, struct why *why);
 /* Ends the thread; queued work goes on. Then workers_stop, then control_stop answers what they finished and closes. */
@@ -181,7 +191,6 @@ uint32_t control_port(const struct control *c);
 
 /* The durable record of the last dialects (state.c). */
 int state_open(struct server *srv, struct why *why);
-wire_dialect_set state_dialects(struct server *srv);
 void state_save_dialects(struct server *srv, wire_dialect_set set);
 
 /* ---- liveness (liveness.c), main thread's epoll ------------------------------------------------------------------- */

@@ -2,8 +2,6 @@
 #ifndef DAEMON_CORE_SERVER_H
 #define DAEMON_CORE_SERVER_H
 
-#define SERVER_VERSION "0.1.0"
-
 /* Exit code: 0 clean stop, 1 start failed, 2 usage. argv[0] is the name used in messages. */
 int server_main(int argc, char **argv);
 

@@ -80,7 +80,7 @@ static void add_endpoints(struct server *srv, struct status *s)
 	if (srv->http)
 		snprintf(s->http_endpoint, sizeof(s->http_endpoint), "http://%.200s:%u", srv->conf.http_host,
 			 http_port(srv->http));
-	snprintf(s->version, sizeof(s->version), "%s", SERVER_VERSION);
+	snprintf(s->version, sizeof(s->version), "%s", CONF_VERSION);
 	s->copy_kernel = kv_copy_name();
 	s->arena_backing = srv->slots ? arena_shm_name(srv->arena) : "anonymous";
 }
