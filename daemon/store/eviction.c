@@ -316,7 +316,7 @@ void evict_check(struct store *s)
 		check_list(s, &s->lru);
 		listed = s->lru.n;
 	}
-	for (uint32_t id = 1; id <= s->ix.hi; id++)
+	for (uint32_t id = 1; id <= s->ix.ids.hi; id++)
 		listed -= !!(obj_at(s, id)->flags & OBJ_LISTED);
 	check(listed == 0);
 }

@@ -28,7 +28,7 @@ uint64_t store_clear(struct store *s)
 	lk_lock(&s->lk);
 	dead = s->ix.dead_seq = s->seq;
 	s->seq++;
-	for (uint32_t id = 1; id <= s->ix.hi; id++) {
+	for (uint32_t id = 1; id <= s->ix.ids.hi; id++) {
 		const struct obj *o = obj_at(s, id);
 		if (id % STORE_SLICE == 0)
 			let_others_in(s);
@@ -198,7 +198,7 @@ static void fill_bytes(const struct store *s, struct store_stats *out)
 	out->total_bytes = units_bytes(s, s->total_units);
 	out->index_bytes = s->ix.used * (uint64_t)(sizeof(struct obj) + sizeof(struct slot_used)) +
 			   s->slots.nfree * (uint64_t)sizeof(struct slot_free) +
-			   s->ix.nbuckets * (uint64_t)sizeof(*s->ix.bucket);
+			   s->ix.nbuckets * (uint64_t)sizeof(*s->ix.bucket) + s->ix.ids.hi / 8;
 }
 
 void store_stats(struct store *s, struct store_stats *out)
@@ -234,7 +234,7 @@ static uint32_t units_of(void *ctx, uint32_t id)
 {
 	const struct store *s = ctx;
 
-	check(id <= s->ix.hi && obj_at(s, id)->flags & OBJ_USED);
+	check(id <= s->ix.ids.hi && obj_at(s, id)->flags & OBJ_USED);
 	return obj_at(s, id)->units;
 }
 
@@ -243,7 +243,7 @@ static void check_tallies(struct store *s)
 	uint64_t readable = s->n.readable, reserved = s->n.reserved, locked = s->n.locked, detached = s->n.detached;
 	uint64_t units = 0;
 
-	for (uint32_t id = 1; id <= s->ix.hi; id++) {
+	for (uint32_t id = 1; id <= s->ix.ids.hi; id++) {
 		const struct obj *o = obj_at(s, id);
 		if (!(o->flags & OBJ_USED))
 			continue;

@@ -13,6 +13,7 @@
 #ifndef DAEMON_STORE_INDEX_INT_H
 #define DAEMON_STORE_INDEX_INT_H
 
+#include "daemon/store/ids_int.h"
 #include "daemon/store/object_int.h"
 
 /* Keys per group: enough to hide the misses, few enough for the first-level cache. */
@@ -21,10 +22,11 @@
 struct index {
 	struct obj *o; /* by id, 0 is not used */
 	uint32_t *bucket;
-	uint32_t max_objects, hi, unused; /* records ever used, list of unused ones */
-	uint32_t used;                    /* records in use, detached ones included */
-	uint32_t count;                   /* keys present */
-	uint32_t nbuckets, mask;          /* mask: the power of two above, less one */
+	uint32_t max_objects;
+	struct ids ids;
+	uint32_t used;           /* records in use, detached ones included */
+	uint32_t count;          /* keys present */
+	uint32_t nbuckets, mask; /* mask: the power of two above, less one */
 	uint64_t seed[3];
 	uint64_t dead_seq; /* keys last touched at or before this are gone (see store_clear) */
 };

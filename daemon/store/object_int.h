@@ -20,7 +20,7 @@
 
 struct obj {
 	uint8_t hash[STORE_HASH_BYTES];
-	uint32_t chain;          /* next in the bucket, or in the free list */
+	uint32_t chain;          /* next in the bucket */
 	uint32_t older, younger; /* eviction list */
 	uint32_t units;          /* slot size in units of the store's alignment */
 	uint32_t tail;           /* bytes at the end of the slot that are not used */

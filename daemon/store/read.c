@@ -61,6 +61,13 @@ static inline bool is_hit(const struct store *s, uint32_t id, const struct want 
 	return id && o->flags & OBJ_READABLE && (!w->units || (o->units == w->units && o->tail == w->tail));
 }
 
+/* Taking a stretch of a list out of it writes to the records at its ends. */
+static void warm_neighbours(const struct store *s, uint32_t first, uint32_t last)
+{
+	__builtin_prefetch(obj_at(s, obj_at(s, first)->younger), 1);
+	__builtin_prefetch(obj_at(s, obj_at(s, last)->older), 1);
+}
+
 static uint32_t lock_run(struct store *s, const uint32_t *ids, uint32_t n, uint16_t count, const struct want *w,
 			 uint64_t now_ms)
 {
@@ -111,6 +118,7 @@ uint32_t store_lock_prefix(struct store *s, const store_ns *ns, uint32_t nranks,
 	for (; done < total; group = INDEX_GROUP) {
 		n = walk_keys(&walk, next_group(group, total - done), keys);
 		index_find_group(&s->ix, keys, n, nranks, done, out + done);
+		warm_neighbours(s, out[done], out[done + n - 1]);
 		got = lock_run(s, out + done, n, count, &want, now_ms);
 		done += got;
 		if (got < n)

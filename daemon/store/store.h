@@ -12,8 +12,9 @@
  * per request and never during a copy. Calls cost no allocation and no system call, except store_ns_get for a new
  * namespace and growth of a lazy arena (arena_commit is called without the lock held).
  * Eviction: by bytes, on demand when a reservation finds no room, and by watermark from store_tick. Never a locked or
- * reserved object. Within one touched batch the tail goes before the head.
- * Memory beside the slot: at most 96 bytes per object (index entry 64, slot record 24, bucket 4 to 8).
+ * reserved object. Within one touched batch the tail goes before the head. In age order; among slots of mixed sizes objects
+ * of about that age that lie together, so that what is freed fits (window.c), down to at worst 5 % of the arena lying idle.
+ * Memory beside the slot: at most 96 bytes per object (record 64, slot 12, bucket 4 to 8, free blocks 24 each).
  */
 #ifndef DAEMON_STORE_STORE_H
 #define DAEMON_STORE_STORE_H
@@ -63,7 +64,8 @@ void store_destroy(struct store *s);
 
 /* ---- namespaces ---------------------------------------------------------------------------------------------- */
 
-/* Finds or makes the namespace and takes a reference; 0 when the table is full (65536) or memory is out. A namespace goes
+/* Finds or makes the namespace and takes a reference; 0 when the table is full (65536), memory is out, or a text is too long
+ * (model 4096 bytes, salt 128). A namespace goes
  * away with its last reference and last object. `salt_id` groups namespaces for IsolatedLRU. */
 store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
 /* As above without making one: 0 when unknown (then no object can exist). */
@@ -73,7 +75,8 @@ void store_ns_put(struct store *s, store_ns ns);
 /* ---- writing ------------------------------------------------------------------------------------------------- */
 
 /* Reserves `bytes` for each of n new objects, in order, on the arena range of `node` if it has room, else by spill to
- * another range. out[i] = 0 for a key that is present or being written by someone else (counted in *present), or for which
+ * another range, else by eviction. A readable object of another size than `bytes` would be a miss for ever, so it is replaced
+ * (detached while locked). out[i] = 0 for a key that is present or being written by someone else (counted in *present), or for which
  * no room could be found even after eviction (counted in *refused; when one is refused all later ones are too).
  * Returns how many were reserved. */
 struct store_reserve_result {
@@ -119,12 +122,13 @@ uint32_t store_peek_prefix(struct store *s, const store_ns *ns, uint32_t nranks,
 
 /* Drops every key; locked and reserved objects are detached. Returns the number of keys dropped. */
 uint64_t store_clear(struct store *s);
-/* 0, -ENOENT, -EBUSY (locked and not forced). */
+/* 0, -ENOENT, -EBUSY (locked or being written, and not forced: then it is detached). */
 int store_delete(struct store *s, store_ns ns, const struct store_hash *hash, bool force);
 /* Watermark eviction and quotas; call about once a second. Returns the bytes freed. */
 uint64_t store_tick(struct store *s, uint64_t now_ms);
 
-/* IsolatedLRU: soft limits per salt. A salt over its limit is cut back to it at the next tick; under pressure salts without
+/* 0, -EINVAL (salt longer than 128 bytes), -ENOSPC (more than 4096 quotas).
+ * IsolatedLRU: soft limits per salt. A salt over its limit is cut back to it at the next tick; under pressure salts without
  * a quota, then those furthest over theirs, give way first. bytes = UINT64_MAX removes the quota. */
 int store_quota_set(struct store *s, struct slice salt, uint64_t bytes);
 struct store_quota {
@@ -138,7 +142,8 @@ uint32_t store_quota_list(struct store *s, struct store_quota *out, uint32_t max
 struct store_stats {
 	uint64_t objects, readable, reserved, locked, detached; /* objects = keys present (reserved + readable) */
 	uint64_t used_bytes, total_bytes, committed_bytes, largest_free_bytes;
-	uint64_t lookups, hits, reserves, reserve_present, reserve_refused, commits, aborts, reads_finished;
+	uint64_t lookups, hits; /* objects asked for by the two lock calls, and leading ones found */
+	uint64_t reserves, reserve_present, reserve_refused, commits, aborts, reads_finished;
 	uint64_t evicted_objects, evicted_bytes, evict_ticks, evict_triggered, cleared;
 	uint64_t spill_bytes; /* reserved on another node than asked for */
 	uint64_t index_bytes; /* memory of index and slot records in use */
