@@ -170,34 +170,36 @@ static void put_in(struct ctx_registry *r, struct ctx *c)
 
 int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 {
+	uint64_t id = c->instance_id, now_ms = c->created_ms;
 	struct ctx_pending *held = NULL;
+	bool other, contested = false;
 	struct ctx *old;
-	bool other;
 	int err = 0;
 
 	lk_lock(&r->lk);
-	old = find(r, c->instance_id);
+	old = find(r, id);
 	other = old && old->owner != c->owner;
 	if (old && !replace && !other && !ctx_faulted(old))
 		err = -EEXIST;
 	else if (!old && r->count >= CTX_MAX)
 		err = -ENOSPC;
 	if (!err) {
-		c->contested = other && !same_process(old, c);
-		old = old ? take_out(r, c->instance_id, &held) : NULL;
+		contested = other ? !same_process(old, c) : old && old->contested;
+		c->contested = contested;
+		old = old ? take_out(r, id, &held) : NULL;
 		put_in(r, c);
 	}
-	lk_unlock(&r->lk);
+	lk_unlock(&r->lk); /* from here on `c` is the table's: it may be gone */
 	if (err)
 		return err;
-	if (c->contested)
+	if (other && contested)
 		log_warn("instance %llu is registered by a second connection: the newer one is served, the older one "
 			 "refused (two engines in separate pid namespaces?)",
-			 (unsigned long long)c->instance_id);
+			 (unsigned long long)id);
 	if (other)
-		bury(r, held, c->created_ms);
+		bury(r, held, now_ms);
 	else
-		give_back(r, held, c->created_ms);
+		give_back(r, held, now_ms);
 	ctx_put(r, old);
 	return 0;
 }
