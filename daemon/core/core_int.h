@@ -109,6 +109,9 @@ store_ns range_ns_get(struct exec *e, const struct wire_req *r);  /* put it back
 store_ns range_ns_find(struct exec *e, const struct wire_req *r); /* no reference; 0 = nothing stored */
 /* After a commit: the whole prompt of this rank ages together. */
 void range_touch(struct exec *e, const struct wire_req *r, store_ns ns);
+/* The lookup locks that the request's worker uses; objs as in session.h. */
+struct session_range range_held(const struct exec *e, const struct wire_req *r, const struct range *g,
+				const store_obj *objs);
 uint64_t key_id(const struct exec *e, const struct wire_req *r, const struct range *g);
 void refuse(struct server *srv, const struct wire_req *r, const struct why *why);
 
@@ -223,6 +226,8 @@ struct server {
 	struct worker worker[MAX_THREADS];
 	uint32_t ntransfer, nlookup; /* worker[0..ntransfer) move bytes, the next nlookup look up */
 	bool slots;                  /* the arena can be opened by name */
+	_Atomic uint64_t unread;     /* bytes of pickled replies that clients have not taken yet */
+	_Atomic uint64_t tick_ms;    /* when the main thread last looked at time limits */
 	char instance_id[64];
 	char state_path[512];
 	wire_dialect_set saved_dialects;    /* what the durable record says now */

@@ -137,7 +137,7 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 			  const struct range *g)
 {
 	struct server *srv = e->srv;
-	int rank = r->key.worker_id < 0 ? 0 : r->key.worker_id;
+	struct session_range held = range_held(e, r, g, e->objs);
 	uint32_t missing;
 	store_ns ns = range_ns_find(e, r);
 	int err = -ENOENT;
@@ -148,7 +148,7 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 				     e->objs, &missing);
 	if (!err) {
 		t0 = clock_ns();
-		if (!sessions_holds(srv->sessions, r->key.request_id, g->first, g->n, (uint32_t)rank, e->objs))
+		if (!sessions_holds(srv->sessions, &held))
 			err = -ENOENT; /* no LOOKUP locked them for this request, or its time ran out */
 		else
 			err = scatter_all(e, r, c, blocks, g) ? 0 : -EFAULT;
@@ -158,8 +158,10 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 		observe(srv, c->load_gbs, M_RETRIEVE_BYTES, g->n * c->object_bytes, clock_ns() - t0);
 		metric_add(srv->metrics, M_L1_READ_CHUNKS, g->n);
 		metric_series_add(srv->metrics, c->loaded_chunks, g->n);
+	} else {
+		held.objs = NULL; /* whatever is still locked of the range: it will not be asked for again */
 	}
-	sessions_release(srv->sessions, r->key.request_id, g->first, g->n, rank, 1, clock_ms());
+	sessions_release(srv->sessions, &held, 1, clock_ms());
 	return err;
 }
 

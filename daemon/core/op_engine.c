@@ -11,6 +11,13 @@
 #include <errno.h>
 #include <string.h>
 
+/* Pickled replies that a client does not read pile up here: bounded for one client and for all. In messages of the largest size. */
+#define UNREAD_CLIENT 2u
+#define UNREAD_ALL    8u
+#define PICKLED_HEAD  64u /* of the buffer, before the frame: keeps its alignment */
+
+_Static_assert(sizeof(void *) * 4 <= PICKLED_HEAD, "the head fits");
+
 static struct ctx *engine_ctx(struct exec *e, const struct wire_req *r, struct range *g, struct why *why)
 {
 	struct ctx *c = ctx_get_for(e->srv->contexts, r->instance_id, e->owner);
@@ -138,15 +145,28 @@ static uint32_t count_taken(const store_obj *objs, uint32_t n)
 
 static bool commit_slots(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g)
 {
-	struct ctx_pending *p = ctx_pending_take(e->srv->contexts, c, key_id(e, r, g), true);
-	uint32_t readable, want;
+	uint64_t id = key_id(e, r, g);
+	uint32_t readable, missed = 0, pending = 0;
+	struct ctx_pending *p;
 
-	if (!p)
-		return false;
-	want = count_taken(p->objs, p->n);
-	commit(e, r, p->objs, p->n, &readable);
-	mem_free(p);
-	return readable == want;
+	/* more than one when the first PREPARE found room for a part only */
+	for (; (p = ctx_pending_take(e->srv->contexts, c, id, true)); pending++) {
+		commit(e, r, p->objs, p->n, &readable);
+		missed += count_taken(p->objs, p->n) - readable;
+		mem_free(p);
+	}
+	return pending && !missed;
+}
+
+/* An engine that was offered slots and sends bytes could not map them: it will not write there. */
+static void abort_slots(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g)
+{
+	struct ctx_pending *p;
+
+	while ((p = ctx_pending_take(e->srv->contexts, c, key_id(e, r, g), true))) {
+		store_abort(e->srv->store, p->objs, p->n);
+		mem_free(p);
+	}
 }
 
 /* A tensor of a chunk must be exactly the chunk's contiguous array. */
@@ -185,6 +205,7 @@ static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx 
 			return false;
 		}
 	}
+	abort_slots(e, r, c, g);
 	reserved = reserve(e, r, c, g);
 	for (uint32_t j = 0; j < g->n; j++) {
 		const struct pk_tensor *t = &e->tensors[j];
@@ -236,22 +257,28 @@ void op_store_cpu_chunks(struct exec *e, struct wire_req *r, struct outcome *o)
 static int lock_range(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g)
 {
 	uint32_t missing;
-	store_ns ns = range_ns_find(e, r);
+	store_ns ns;
+	int err;
 
 	if (g->n == 0)
 		return 0;
+	if (!range_ns_find(e, r))
+		return -ENOENT;
+	ns = range_ns_get(e, r); /* counted: an id must not become another tenant's before its objects are locked */
 	if (!ns)
 		return -ENOENT;
-	return store_lock_all(e->srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, clock_ms(), e->objs,
-			      &missing);
+	err = store_lock_all(e->srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, clock_ms(), e->objs,
+			     &missing);
+	store_ns_put(e->srv->store, ns);
+	return err;
 }
 
-/* The lookup's lock on these chunks has done its work. */
-static void release_lookup(struct exec *e, const struct wire_req *r, const struct range *g)
+/* The lookup's lock on these chunks has done its work. `objs` NULL: they were not found. */
+static void release_lookup(struct exec *e, const struct wire_req *r, const struct range *g, const store_obj *objs)
 {
-	int rank = r->key.worker_id < 0 ? 0 : r->key.worker_id;
+	struct session_range held = range_held(e, r, g, objs);
 
-	sessions_release(e->srv->sessions, r->key.request_id, g->first, g->n, rank, 1, clock_ms());
+	sessions_release(e->srv->sessions, &held, 1, clock_ms());
 }
 
 struct fill_args {
@@ -265,10 +292,32 @@ static void fill_chunk(void *arg, size_t i, void *dst, size_t bytes)
 	kv_copy(dst, store_ptr(e->srv->store, e->objs[i]), bytes);
 }
 
-static void drop_pickle(void *data, void *hint)
+/* A frame that libzmq owns, and whose account it burdens. */
+struct pickled {
+	struct server *srv;
+	struct ctx *ctx; /* a reference */
+	uint64_t bytes;
+};
+
+/* Called by libzmq when the frame is sent or its client is gone, on a thread of its own. */
+static void drop_frame(void *data, void *hint)
 {
-	(void)hint;
-	mem_free(data);
+	struct pickled *p = hint;
+
+	(void)data;
+	atomic_fetch_sub(&p->srv->unread, p->bytes);
+	atomic_fetch_sub(&p->ctx->unread, p->bytes);
+	ctx_put(p->srv->contexts, p->ctx);
+	mem_free(p);
+}
+
+static bool may_pickle(struct exec *e, struct ctx *c, const struct range *g)
+{
+	uint64_t bytes = pk_tensors_bound(c->dtype, c->shape, c->ndim, g->n);
+	uint64_t most = (uint64_t)e->srv->conf.max_message_mb << 20;
+
+	return bytes && bytes <= most && atomic_load(&c->unread) + bytes <= UNREAD_CLIENT * most &&
+	       atomic_load(&e->srv->unread) + bytes <= UNREAD_ALL * most;
 }
 
 /* Pickles the locked chunks into one buffer. NULL when out of memory. */
@@ -288,41 +337,53 @@ static void *pickle_range(struct exec *e, const struct ctx *c, const struct rang
 }
 
 /* Encodes `reply`, whose bytes are `pickle`, as the payload frame and frees the pickle. */
-static void answer_big(struct outcome *o, void *pickle)
+static void answer_big(struct exec *e, struct ctx *c, struct outcome *o, void *pickle)
 {
 	size_t cap = wire_reply_bound(&o->reply);
-	void *frame = mem_realloc(NULL, cap);
-	ssize_t n = frame ? wire_reply_encode(&o->reply, frame, cap) : -1;
+	uint8_t *buf = mem_realloc(NULL, PICKLED_HEAD + cap);
+	struct pickled *p = (void *)buf;
+	ssize_t n = buf ? wire_reply_encode(&o->reply, buf + PICKLED_HEAD, cap) : -1;
 
 	mem_free(pickle);
-	if (n > 0 && zmq_msg_init_data(&o->big, frame, (size_t)n, drop_pickle, NULL) == 0) {
+	if (n > 0 && zmq_msg_init_data(&o->big, buf + PICKLED_HEAD, (size_t)n, drop_frame, buf) == 0) {
+		*p = (struct pickled){e->srv, c, (uint64_t)n};
+		atomic_fetch_add(&c->refs, 1);
+		atomic_fetch_add(&c->unread, p->bytes);
+		atomic_fetch_add(&e->srv->unread, p->bytes);
 		o->has_big = true;
 		return;
 	}
-	mem_free(frame);
+	mem_free(buf);
 	o->reply.flag = false;
 	o->reply.bytes = slice_of("", 0);
 }
 
 /* The chunks as bytes in the message: [success, pickle] in either reply form. */
-static bool answer_bytes(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g,
+static bool answer_bytes(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g,
 			 struct outcome *o)
 {
+	bool found = false;
 	size_t bytes = 0;
 	void *pickle = NULL;
 
-	if (lock_range(e, r, c, g) == 0) {
+	if (!may_pickle(e, c, g)) {
+		struct why why;
+
+		why_set(&why, -ENOBUFS, "%u chunks are more than --max-message-mb, or the client does not read", g->n);
+		refuse(e->srv, r, &why);
+	} else if (lock_range(e, r, c, g) == 0) {
+		found = true;
 		pickle = pickle_range(e, c, g, &bytes);
 		store_unlock(e->srv->store, e->objs, NULL, g->n, clock_ms());
 		metric_add(e->srv->metrics, M_RETRIEVE_BYTES, g->n * c->object_bytes);
 		metric_add(e->srv->metrics, M_L1_READ_CHUNKS, g->n);
 	}
-	release_lookup(e, r, g);
+	release_lookup(e, r, g, found ? e->objs : NULL);
 	if (!pickle)
 		return false;
 	o->reply.flag = true;
 	o->reply.bytes = slice_of(pickle, bytes);
-	answer_big(o, pickle);
+	answer_big(e, c, o, pickle);
 	return o->has_big;
 }
 
@@ -332,11 +393,12 @@ static bool prepare_slots(struct exec *e, const struct wire_req *r, struct ctx *
 	struct ctx_pending *p;
 
 	if (lock_range(e, r, c, g)) {
-		release_lookup(e, r, g);
+		release_lookup(e, r, g, NULL);
 		return false;
 	}
 	p = new_pending(e, key_id(e, r, g), false, g->n);
 	if (!p || ctx_pending_add(e->srv->contexts, c, p)) {
+		release_lookup(e, r, g, e->objs);
 		store_unlock(e->srv->store, e->objs, NULL, g->n, clock_ms());
 		mem_free(p);
 		return false;
@@ -395,11 +457,11 @@ void op_commit_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
 		p = ctx_pending_take(e->srv->contexts, c, key_id(e, r, &g), false);
 		ok = p != NULL;
 		if (p) {
+			release_lookup(e, r, &g, p->objs);
 			store_unlock(e->srv->store, p->objs, NULL, p->n, clock_ms());
 			metric_add(e->srv->metrics, M_L1_READ_CHUNKS, p->n);
 			mem_free(p);
 		}
-		release_lookup(e, r, &g);
 	}
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_BOOL, .flag = ok};

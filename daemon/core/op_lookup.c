@@ -57,7 +57,8 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 	l.object_bytes = l.locks ? ctx_object_bytes(srv->contexts, l.model, l.world_size) : 0;
 	err = sessions_lookup(srv->sessions, &l, &hits);
 	if (err || !l.locks) {
-		why_set(&why, err, l.locks ? "no room for another session" : "num_kv_readers below 1");
+		why_set(&why, err ? err : -EINVAL,
+			l.locks ? "no memory, or the request id is too long" : "num_kv_readers below 1");
 		refuse(srv, r, &why);
 	}
 	count_lookup(srv, l.nchunks, &hits);
@@ -71,8 +72,8 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 static void answer_hits(struct exec *e, const struct wire_req *r, bool take, struct outcome *o)
 {
 	struct sessions *s = e->srv->sessions;
-	uint32_t hits =
-		r->dialect <= WIRE_D1 ? sessions_query_job(s, r->job_id, take) : sessions_query(s, r->request_id, take);
+	uint32_t hits = r->dialect <= WIRE_D1 ? sessions_query_job(s, r->job_id, take)
+					      : sessions_query(s, r->request_id, e->owner, take);
 
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits};
@@ -95,16 +96,20 @@ void op_free_lookup_locks(struct exec *e, struct wire_req *r, struct outcome *o)
 	uint64_t first = (r->key.start + cs - 1) / cs;
 	uint64_t last = (r->key.end < count ? r->key.end : count) / cs;
 
-	if (first < last && last <= UINT32_MAX)
-		sessions_release(e->srv->sessions, r->key.request_id, (uint32_t)first, (uint32_t)(last - first), -1,
-				 locks_wanted(r), clock_ms());
+	struct session_range range = {.request_id = r->key.request_id, .owner = e->owner, .rank = -1};
+
+	if (first < last && last <= UINT32_MAX) {
+		range.first = (uint32_t)first;
+		range.n = (uint32_t)(last - first);
+		sessions_release(e->srv->sessions, &range, locks_wanted(r), clock_ms());
+	}
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
 }
 
 void op_end_session(struct exec *e, struct wire_req *r, struct outcome *o)
 {
-	if (!sessions_end(e->srv->sessions, r->request_id, clock_ms()))
+	if (!sessions_end(e->srv->sessions, r->request_id, e->owner, clock_ms()))
 		log_debug("END_SESSION of unknown request '%.*s'", SLICE_FMT(r->request_id));
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};

@@ -22,6 +22,7 @@
 #define PREFIX_BUDGET (128ull << 20) /* about 25 million tokens of remembered prompts */
 #define TICK_MS       250            /* time limits of locks and instances */
 #define STORE_TICKS   4u             /* the store looks at its watermark every so many ticks */
+#define MIN_RANGE     (64ull << 20)  /* smaller shares of a node are left out */
 #define EV_SIGNAL     (UINT64_MAX)
 #define EV_TIMER      (UINT64_MAX - 1)
 
@@ -57,8 +58,8 @@ static void plan_ranges(const struct server *srv, struct arena_conf *ac)
 		const struct topo_node *node = topo_node(srv->topo, i);
 		double share = (double)node->memory_bytes / (double)total;
 
-		if (node->memory_bytes == 0)
-			continue;
+		if ((double)ac->bytes * share < MIN_RANGE)
+			continue; /* a sliver of memory is no place for chunks */
 		ac->range[ac->nranges].node = node->os_index;
 		ac->range[ac->nranges++].bytes = (uint64_t)((double)ac->bytes * share);
 	}
@@ -295,6 +296,7 @@ static void tick(struct server *srv)
 
 	if (read(srv->timer_fd, &n, sizeof(n)) < 0)
 		return;
+	atomic_store(&srv->tick_ms, now);
 	expired = sessions_sweep(srv->sessions, now);
 	if (expired)
 		log_warn("%u request(s) kept lookup locks beyond the read TTL: released", expired);
@@ -362,7 +364,7 @@ int server_main(int argc, char **argv)
 		return 1;
 	keep_freed_memory();
 	srv->epoll_fd = srv->signal_fd = srv->timer_fd = -1;
-	srv->started_ms = clock_ms();
+	srv->started_ms = srv->tick_ms = clock_ms();
 	err = conf_parse(argc, argv, &srv->conf, &why);
 	if (err) {
 		if (err < 0)

@@ -1,10 +1,16 @@
-/* session.h - state of one request id: its chunk hashes, the lookup locks it holds, its prefetch job.
+/* session.h - state of one request: its chunk hashes, the lookup locks it holds, its prefetch job.
  *
  * A LOOKUP locks the hit prefix on behalf of its session; RETRIEVE, FREE_LOOKUP_LOCKS, END_SESSION, a second LOOKUP and the
  * read TTL give the locks back. The session remembers exactly which locks are still its own (per object a small count), so
  * nobody's unlock can release another request's lock.
  *
- * Threads: any. Lock: LK_SESSIONS; the store's lock is taken inside. Memory of a session is reused by the next.
+ * Engines choose request ids, and two engines may choose alike (TRT-LLM and vLLM's offline mode count from 0). A session
+ * therefore belongs to the connection that looked up, its owner: the owner's requests mean its own session, and only when it has
+ * none (its connection came back, or a worker asks on a connection of its own) another one of that id. A worker's RETRIEVE means
+ * the session that holds the locks of the very objects it reads.
+ *
+ * Threads: any. Lock: LK_SESSIONS; the store's lock is taken inside. Memory: bounded by SESSIONS_MAX and the totals in
+ * session_int.h; the session unused longest gives way. Memory of a session is reused by the next.
  */
 #ifndef DAEMON_CORE_SESSION_H
 #define DAEMON_CORE_SESSION_H
@@ -25,9 +31,9 @@ void sessions_destroy(struct sessions *s);
 
 struct session_lookup {
 	struct slice request_id, model, salt;
-	uint64_t owner; /* who asked: serial of the peer */
-	uint32_t world_size;
-	uint16_t locks; /* per object: 1 + extra readers */
+	uint64_t owner;      /* who asked: serial of the peer */
+	uint32_t world_size; /* 1 to 255 */
+	uint16_t locks;      /* per object: 1 + extra readers */
 #define SESSION_ANY_SIZE UINT64_MAX
 	uint64_t object_bytes; /* of a hit; SESSION_ANY_SIZE; 0 = no instance registered: no hits */
 	const struct store_hash *hashes;
@@ -39,28 +45,36 @@ struct session_hits {
 	uint32_t objects; /* objects found, including those of an incomplete chunk */
 	uint64_t job_id;  /* D1 */
 };
-/* Locks the hit prefix. 0, -ENOMEM, -ENOSPC (too many sessions). */
+/* Locks the hit prefix, at most SESSION_LOOKUP_OBJECTS objects. 0, -ENOMEM, -ENOSPC (the id is too long). */
+#define SESSION_LOOKUP_OBJECTS (1u << 18)
 int sessions_lookup(struct sessions *s, const struct session_lookup *l, struct session_hits *out);
 
 /* QUERY_PREFETCH_STATUS (take: the job is removed) and QUERY_PREFETCH_LOOKUP_HITS (not removed). 0 hits when unknown. */
-uint32_t sessions_query(struct sessions *s, struct slice request_id, bool take);
+uint32_t sessions_query(struct sessions *s, struct slice request_id, uint64_t owner, bool take);
 uint32_t sessions_query_job(struct sessions *s, uint64_t job_id, bool take);
 
-/* Gives back up to `count` locks per object of chunks [first, first+n) of `rank` (all ranks when rank < 0). Returns the
- * number of objects that gave one back. */
-uint32_t sessions_release(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, int rank,
-			  uint16_t count, uint64_t now_ms);
+/* Chunks [first, first+n) of one rank, or of all (rank < 0), as a request names them. `objs`: what they are, n of them, when a
+ * worker knows (then rank >= 0), else NULL. */
+struct session_range {
+	struct slice request_id;
+	uint64_t owner;
+	uint32_t first, n;
+	int rank;
+	const store_obj *objs;
+};
 
-/* True when the session still holds a lock on each of `objs`, the objects of chunks [first, first+n) of `rank`: what RETRIEVE
- * requires (protocol reference 7.6). A chunk that was cleared and stored anew is another object. */
-bool sessions_holds(struct sessions *s, struct slice request_id, uint32_t first, uint32_t n, uint32_t rank,
-		    const store_obj *objs);
+/* Gives back up to `count` locks per object. Returns the number of objects that gave one back. */
+uint32_t sessions_release(struct sessions *s, const struct session_range *r, uint16_t count, uint64_t now_ms);
+
+/* True when a session of that id still holds a lock on each of `objs`: what RETRIEVE requires (protocol reference 7.6). A chunk
+ * that was cleared and stored anew is another object. */
+bool sessions_holds(struct sessions *s, const struct session_range *r);
 
 /* Remembers how far a request's tokens reach (STORE), so that END_SESSION can renew the whole prompt. */
 void sessions_extend(struct sessions *s, struct slice request_id, const struct store_hash *hashes, uint32_t nchunks);
 
-/* END_SESSION: gives back what is left, renews the age of the prompt. False when unknown. */
-bool sessions_end(struct sessions *s, struct slice request_id, uint64_t now_ms);
+/* END_SESSION: gives back what is left, renews the age of the prompt. owner 0: all sessions of that id. False when unknown. */
+bool sessions_end(struct sessions *s, struct slice request_id, uint64_t owner, uint64_t now_ms);
 
 /* An engine died: gives back the locks of requests its connection asked for (owner), and, when model is not empty, of every
  * request for that model and world size (its last instance is gone, so nobody can retrieve them). Returns sessions affected. */

@@ -36,11 +36,12 @@ static int add_threads(struct server *srv, struct status *s)
 	uint64_t progress;
 	int cpu;
 
-	s->threads = mem_calloc(srv->ntransfer + srv->nlookup + 1, sizeof(*s->threads));
+	s->threads = mem_calloc(srv->ntransfer + srv->nlookup + 2, sizeof(*s->threads));
 	if (!s->threads)
 		return -ENOMEM;
 	control_progress(srv->control, &progress, &cpu);
-	add_thread(s, "lmca-control", cpu, -1, 0, progress, true); /* it wakes at least once a second */
+	add_thread(s, "lmca-control", cpu, -1, 0, progress, true);               /* it wakes at least once a second */
+	add_thread(s, "lmca-main", -1, -1, 0, atomic_load(&srv->tick_ms), true); /* time limits, eviction */
 	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup; i++) {
 		struct worker *w = &srv->worker[i];
 		int node = w->node_index < 0 ? -1 : topo_node(srv->topo, (uint32_t)w->node_index)->os_index;
@@ -117,7 +118,7 @@ static uint64_t host_clear(void *ctx)
 
 static bool host_end_session(void *ctx, struct slice request_id)
 {
-	return sessions_end(((struct server *)ctx)->sessions, request_id, clock_ms());
+	return sessions_end(((struct server *)ctx)->sessions, request_id, 0, clock_ms());
 }
 
 /* Counters kept elsewhere are brought up to date by difference. */

@@ -51,6 +51,17 @@ void range_touch(struct exec *e, const struct wire_req *r, store_ns ns)
 	sessions_extend(e->srv->sessions, r->key.request_id, e->walk->hashes, upto);
 }
 
+struct session_range range_held(const struct exec *e, const struct wire_req *r, const struct range *g,
+				const store_obj *objs)
+{
+	return (struct session_range){.request_id = r->key.request_id,
+				      .owner = e->owner,
+				      .first = g->first,
+				      .n = g->n,
+				      .rank = r->key.worker_id < 0 ? 0 : r->key.worker_id,
+				      .objs = objs};
+}
+
 static uint64_t mix(uint64_t h, const void *p, size_t n)
 {
 	const uint8_t *b = p;

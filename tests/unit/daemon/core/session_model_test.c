@@ -61,6 +61,12 @@ static struct slice id_of(uint32_t i)
 	return slice_str(ids[i]);
 }
 
+/* Connections ask for several requests. */
+static uint64_t owner_of(uint32_t i)
+{
+	return 1 + i % 3;
+}
+
 static store_ns ns_of(struct model *m, uint32_t world_size, uint32_t rank)
 {
 	return store_ns_find(m->store, slice_str(MODEL), kv_rank(world_size, rank), 0, slice_of("", 0));
@@ -219,7 +225,7 @@ static void step_lookup(struct model *m)
 	struct session_lookup l = {.request_id = id_of(i),
 				   .model = slice_str(MODEL),
 				   .salt = slice_of("", 0),
-				   .owner = rnd_below(&m->r, 3),
+				   .owner = owner_of(i),
 				   .world_size = 1 + rnd_below(&m->r, WORLDS),
 				   .locks = (uint16_t)(1 + rnd_below(&m->r, 3)),
 				   .object_bytes = sizes[rnd_below(&m->r, 6)],
@@ -281,14 +287,16 @@ static void step_release(struct model *m)
 			}
 		}
 	}
-	assert_int_equal(sessions_release(m->s, id_of(i), first, n, rank, count, m->now), done);
+	struct session_range range = {id_of(i), owner_of(i), first, n, rank, NULL};
+
+	assert_int_equal(sessions_release(m->s, &range, count, m->now), done);
 }
 
 static void step_end(struct model *m)
 {
 	uint32_t i = rnd_below(&m->r, IDS);
 
-	assert_int_equal(sessions_end(m->s, id_of(i), m->now), m->req[i].exists);
+	assert_int_equal(sessions_end(m->s, id_of(i), owner_of(i), m->now), m->req[i].exists);
 	model_end(&m->req[i]);
 }
 
@@ -338,7 +346,7 @@ static void step_query(struct model *m)
 	bool take = rnd_below(&m->r, 2);
 
 	if (rnd_below(&m->r, 2))
-		assert_int_equal(sessions_query(m->s, id_of(i), take), hits);
+		assert_int_equal(sessions_query(m->s, id_of(i), owner_of(i), take), hits);
 	else
 		assert_int_equal(sessions_query_job(m->s, q->job_id, take), hits);
 	if (take)
@@ -369,7 +377,9 @@ static void step_holds(struct model *m)
 
 		want = q->left[k] && q->obj[k] == m->here[ws][rank][hash_of(prompt, first + c)];
 	}
-	assert_int_equal(sessions_holds(m->s, id_of(i), first, n, rank, o), want);
+	struct session_range range = {id_of(i), owner_of(i), first, n, (int)rank, o};
+
+	assert_int_equal(sessions_holds(m->s, &range), want);
 	m->seen.holds += want && n;
 	store_unlock(m->store, o, NULL, n, m->now);
 }
@@ -415,7 +425,7 @@ static void start(struct model *m, const struct rnd *r)
 static void finish(struct model *m)
 {
 	for (uint32_t i = 0; i < IDS; i++) {
-		sessions_end(m->s, id_of(i), m->now);
+		sessions_end(m->s, id_of(i), owner_of(i), m->now);
 		model_end(&m->req[i]);
 	}
 	check_all(m, true);

@@ -63,6 +63,22 @@ static struct session_hits look(struct fix *f, const char *id, uint32_t nchunks,
 	return hits;
 }
 
+/* As the connection that looked up. */
+static uint32_t release(struct sessions *s, const char *id, uint32_t first, uint32_t n, int rank, uint16_t count,
+			uint64_t now_ms)
+{
+	struct session_range r = {.request_id = slice_str(id), .owner = 1, .first = first, .n = n, .rank = rank};
+
+	return sessions_release(s, &r, count, now_ms);
+}
+
+static bool holds(struct sessions *s, const char *id, uint32_t first, uint32_t n, int rank, const store_obj *objs)
+{
+	struct session_range r = {slice_str(id), 1, first, n, rank, objs};
+
+	return sessions_holds(s, &r);
+}
+
 static uint64_t locked(struct fix *f)
 {
 	return fix_stats(f->store).locked;
@@ -87,15 +103,15 @@ static void test_01_lookup_locks_the_prefix(void **state)
 	assert_int_equal(hits.objects, 5);
 	assert_int_equal(locked(f), 5);
 	assert_int_equal(counts(f).active, 1);
-	assert_int_equal(sessions_query(f->s, slice_str("r"), false), 5);
-	assert_int_equal(sessions_query(f->s, slice_str("r"), true), 5);
-	assert_int_equal(sessions_query(f->s, slice_str("r"), true), 0);
+	assert_int_equal(sessions_query(f->s, slice_str("r"), 1, false), 5);
+	assert_int_equal(sessions_query(f->s, slice_str("r"), 1, true), 5);
+	assert_int_equal(sessions_query(f->s, slice_str("r"), 1, true), 0);
 	assert_int_equal(locked(f), 5); /* the answer was taken, the locks are for RETRIEVE */
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 0, 5, 0, 1, 1), 5);
+	assert_int_equal(release(f->s, "r", 0, 5, 0, 1, 1), 5);
 	assert_int_equal(locked(f), 0);
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 0, 5, 0, 1, 1), 0);
-	assert_true(sessions_end(f->s, slice_str("r"), 2));
-	assert_false(sessions_end(f->s, slice_str("r"), 2));
+	assert_int_equal(release(f->s, "r", 0, 5, 0, 1, 1), 0);
+	assert_true(sessions_end(f->s, slice_str("r"), 1, 2));
+	assert_false(sessions_end(f->s, slice_str("r"), 1, 2));
 	assert_int_equal(counts(f).active, 0);
 }
 
@@ -112,28 +128,34 @@ static void test_02_whole_chunks_of_all_ranks(void **state)
 	assert_int_equal(hits.objects, 3 * 4 + 2);
 	assert_int_equal(hits.chunks, 4);
 	assert_int_equal(locked(f), 12);
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 0, 6, 1, 1, 0), 4);
+	assert_int_equal(release(f->s, "r", 0, 6, 1, 1, 0), 4);
 	assert_int_equal(locked(f), 12); /* each still has one of two */
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 0, 6, 1, 1, 0), 4);
+	assert_int_equal(release(f->s, "r", 0, 6, 1, 1, 0), 4);
 	assert_int_equal(locked(f), 8);
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 1, 2, -1, 9, 0), 4); /* never more than it has */
+	assert_int_equal(release(f->s, "r", 1, 2, -1, 9, 0), 4); /* never more than it has */
 	assert_int_equal(locked(f), 4);
-	assert_true(sessions_end(f->s, slice_str("r"), 0));
+	assert_true(sessions_end(f->s, slice_str("r"), 1, 0));
 	assert_int_equal(locked(f), 0);
 }
 
 /* The expansion of a key into objects is upstream's: chunk-major, then rank, and the rank encoded as it encodes it. */
 static void test_03_the_keys_are_upstreams(void **state)
 {
+	static const uint32_t upstream[] = {67109888, 67175425, 67240962, 67306499};
 	struct fix *f = *state;
+	store_ns ns[4];
+	store_obj o;
 
-	fix_put(f->store, MODEL, 4, 0, 0, 1, UNIT);
-	look(f, "r", 1, 4, 1, 0);
-	assert_int_not_equal(store_ns_find(f->store, slice_str(MODEL), 67109888, 0, slice_of("", 0)), 0);
-	assert_int_not_equal(store_ns_find(f->store, slice_str(MODEL), 67175425, 0, slice_of("", 0)), 0);
-	assert_int_not_equal(store_ns_find(f->store, slice_str(MODEL), 67240962, 0, slice_of("", 0)), 0);
-	assert_int_not_equal(store_ns_find(f->store, slice_str(MODEL), 67306499, 0, slice_of("", 0)), 0);
-	assert_int_equal(store_ns_find(f->store, slice_str(MODEL), 16777472, 0, slice_of("", 0)), 0);
+	for (int i = 0; i < 4; i++) {
+		ns[i] = store_ns_get(f->store, slice_str(MODEL), upstream[i], 0, slice_of("", 0));
+		assert_int_equal(store_reserve(f->store, ns[i], f->h, 1, UNIT, -1, 0, &o).reserved, 1);
+		assert_int_equal(store_commit(f->store, &o, 1, 0), 1);
+		assert_int_equal(look(f, "r", 1, 4, 1, 0).objects, i + 1);
+	}
+	assert_int_equal(look(f, "r", 1, 4, 1, 0).chunks, 1);
+	assert_int_equal(look(f, "r", 1, 1, 1, 0).objects, 0);
+	for (int i = 0; i < 4; i++)
+		store_ns_put(f->store, ns[i]);
 }
 
 static void test_04_sessions_do_not_release_each_other(void **state)
@@ -143,12 +165,12 @@ static void test_04_sessions_do_not_release_each_other(void **state)
 	fix_put(f->store, MODEL, 1, 0, 0, 3, UNIT);
 	look(f, "a", 3, 1, 1, 0);
 	look(f, "b", 3, 1, 1, 0);
-	assert_int_equal(sessions_release(f->s, slice_str("a"), 0, 3, 0, 100, 0), 3);
+	assert_int_equal(release(f->s, "a", 0, 3, 0, 100, 0), 3);
 	assert_int_equal(locked(f), 3);
-	assert_int_equal(sessions_release(f->s, slice_str("a"), 0, 3, 0, 100, 0), 0);
-	assert_int_equal(sessions_release(f->s, slice_str("none"), 0, 3, 0, 100, 0), 0);
+	assert_int_equal(release(f->s, "a", 0, 3, 0, 100, 0), 0);
+	assert_int_equal(release(f->s, "none", 0, 3, 0, 100, 0), 0);
 	assert_int_equal(locked(f), 3);
-	sessions_end(f->s, slice_str("b"), 0);
+	sessions_end(f->s, slice_str("b"), 1, 0);
 	assert_int_equal(locked(f), 0);
 }
 
@@ -184,11 +206,11 @@ static void test_06_releasing_what_is_not_there(void **state)
 	fix_put(f->store, MODEL, 2, 1, 0, 4, UNIT);
 	look(f, "r", 4, 2, 1, 0);
 	for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++)
-		assert_int_equal(sessions_release(f->s, slice_str("r"), odd[i].first, odd[i].n, odd[i].rank, 1, 0), 0);
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 0, 4, -1, 0, 0), 0);
+		assert_int_equal(release(f->s, "r", odd[i].first, odd[i].n, odd[i].rank, 1, 0), 0);
+	assert_int_equal(release(f->s, "r", 0, 4, -1, 0, 0), 0);
 	assert_int_equal(locked(f), 8);
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 3, UINT32_MAX, -1, 1, 0), 2);
-	assert_int_equal(sessions_release(f->s, slice_str("r"), 0, UINT32_MAX, 1, 1, 0), 3);
+	assert_int_equal(release(f->s, "r", 3, UINT32_MAX, -1, 1, 0), 2);
+	assert_int_equal(release(f->s, "r", 0, UINT32_MAX, 1, 1, 0), 3);
 	assert_int_equal(locked(f), 3);
 }
 
@@ -205,28 +227,28 @@ static void test_07_holds(void **state)
 	}
 	look(f, "r", 4, 2, 1, 0);
 	assert_int_equal(store_lock_all(f->store, ns[1], f->h, 4, UNIT, 0, o, NULL), 0);
-	assert_true(sessions_holds(f->s, slice_str("r"), 0, 4, 1, o));
-	assert_true(sessions_holds(f->s, slice_str("r"), 2, 2, 1, o + 2));
-	assert_true(sessions_holds(f->s, slice_str("r"), 4, 0, 1, o));
-	assert_false(sessions_holds(f->s, slice_str("r"), 0, 4, 0, o)); /* another rank's objects */
-	assert_false(sessions_holds(f->s, slice_str("r"), 1, 3, 1, o)); /* other places */
-	assert_false(sessions_holds(f->s, slice_str("r"), 0, 5, 1, o));
-	assert_false(sessions_holds(f->s, slice_str("r"), UINT32_MAX, 2, 1, o));
-	assert_false(sessions_holds(f->s, slice_str("r"), 2, UINT32_MAX, 1, o));
-	assert_false(sessions_holds(f->s, slice_str("r"), 0, 4, 2, o));
-	assert_false(sessions_holds(f->s, slice_str("x"), 0, 4, 1, o));
-	sessions_release(f->s, slice_str("r"), 2, 1, 1, 1, 0);
-	assert_true(sessions_holds(f->s, slice_str("r"), 0, 2, 1, o));
-	assert_false(sessions_holds(f->s, slice_str("r"), 0, 3, 1, o));
+	assert_true(holds(f->s, "r", 0, 4, 1, o));
+	assert_true(holds(f->s, "r", 2, 2, 1, o + 2));
+	assert_true(holds(f->s, "r", 4, 0, 1, o));
+	assert_false(holds(f->s, "r", 0, 4, 0, o)); /* another rank's objects */
+	assert_false(holds(f->s, "r", 1, 3, 1, o)); /* other places */
+	assert_false(holds(f->s, "r", 0, 5, 1, o));
+	assert_false(holds(f->s, "r", UINT32_MAX, 2, 1, o));
+	assert_false(holds(f->s, "r", 2, UINT32_MAX, 1, o));
+	assert_false(holds(f->s, "r", 0, 4, 2, o));
+	assert_false(holds(f->s, "x", 0, 4, 1, o));
+	release(f->s, "r", 2, 1, 1, 1, 0);
+	assert_true(holds(f->s, "r", 0, 2, 1, o));
+	assert_false(holds(f->s, "r", 0, 3, 1, o));
 	store_unlock(f->store, o, NULL, 4, 0);
 	store_clear(f->store);
 	for (uint32_t r = 0; r < 2; r++)
 		fix_put(f->store, MODEL, 2, r, 0, 4, UNIT);
 	ns[1] = store_ns_find(f->store, slice_str(MODEL), kv_rank(2, 1), 0, slice_of("", 0));
 	assert_int_equal(store_lock_all(f->store, ns[1], f->h, 4, UNIT, 0, o, NULL), 0);
-	assert_false(sessions_holds(f->s, slice_str("r"), 0, 1, 1, o));
+	assert_false(holds(f->s, "r", 0, 1, 1, o));
 	store_unlock(f->store, o, NULL, 4, 0);
-	sessions_end(f->s, slice_str("r"), 0);
+	sessions_end(f->s, slice_str("r"), 1, 0);
 	assert_int_equal(fix_stats(f->store).detached, 0);
 }
 
@@ -289,9 +311,9 @@ static void test_10_the_smallest_requests(void **state)
 	l.request_id = slice_of("a\0c", 3);
 	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
 	assert_int_equal(counts(f).active, 4);
-	assert_true(sessions_end(f->s, slice_of("", 0), 0));
-	assert_true(sessions_end(f->s, slice_of("a\0b", 3), 0));
-	assert_false(sessions_end(f->s, slice_str("a"), 0));
+	assert_true(sessions_end(f->s, slice_of("", 0), 1, 0));
+	assert_true(sessions_end(f->s, slice_of("a\0b", 3), 1, 0));
+	assert_false(sessions_end(f->s, slice_str("a"), 1, 0));
 	assert_int_equal(counts(f).active, 2);
 }
 
@@ -304,10 +326,10 @@ static void test_11_read_ttl(void **state)
 	look(f, "new", 4, 1, 1, 4000);
 	look(f, "used", 4, 1, 2, 1000);
 	assert_int_equal(sessions_sweep(f->s, 1000 + TTL_MS), 0);
-	sessions_release(f->s, slice_str("used"), 0, 1, 0, 1, 5000);
+	release(f->s, "used", 0, 1, 0, 1, 5000);
 	assert_int_equal(sessions_sweep(f->s, 1001 + TTL_MS), 1);
 	assert_int_equal(counts(f).locks_expired, 1);
-	assert_int_equal(sessions_release(f->s, slice_str("old"), 0, 4, 0, 1, 7000), 0);
+	assert_int_equal(release(f->s, "old", 0, 4, 0, 1, 7000), 0);
 	assert_int_equal(sessions_sweep(f->s, 4001 + TTL_MS), 1);
 	assert_int_equal(locked(f), 4);
 	assert_int_equal(sessions_sweep(f->s, 5001 + TTL_MS), 1);
@@ -354,7 +376,7 @@ static void test_13_orphans(void **state)
 	assert_int_equal(sessions_orphan(f->s, 77, slice_str(MODEL), 2, 0), 0); /* another world size */
 	assert_int_equal(locked(f), 8);
 	assert_int_equal(sessions_orphan(f->s, 1, slice_of("", 0), 1, 0), 1); /* a */
-	assert_int_equal(sessions_release(f->s, slice_str("a"), 0, 4, 0, 1, 0), 0);
+	assert_int_equal(release(f->s, "a", 0, 4, 0, 1, 0), 0);
 	assert_int_equal(locked(f), 8);
 	assert_int_equal(sessions_orphan(f->s, 77, slice_str(MODEL), 1, 0), 1); /* c */
 	assert_int_equal(locked(f), 4);
@@ -381,9 +403,9 @@ static void test_14_job_ids(void **state)
 	assert_int_equal(sessions_query_job(f->s, first.job_id, true), 3);
 	assert_int_equal(sessions_query_job(f->s, first.job_id, true), 0);
 	assert_int_equal(sessions_query_job(f->s, last.job_id, false), 2);
-	assert_int_equal(sessions_query(f->s, slice_str("first"), true), 0);
+	assert_int_equal(sessions_query(f->s, slice_str("first"), 1, true), 0);
 	assert_int_equal(counts(f).jobs, 1);
-	sessions_end(f->s, slice_str("other"), 0);
+	sessions_end(f->s, slice_str("other"), 1, 0);
 	assert_int_equal(counts(f).jobs, 0);
 }
 
@@ -406,11 +428,20 @@ static void test_15_limits(void **state)
 			break;
 	}
 	assert_int_equal(i, SESSIONS_MAX);
+	i = 77; /* used again: the youngest */
 	l.request_id = slice_of(&i, sizeof(i));
-	assert_int_equal(sessions_lookup(f->s, &l, &hits), -ENOSPC);
-	assert_int_equal(counts(f).active, SESSIONS_MAX);
-	i = 77; /* those that exist go on */
 	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
+	for (i = SESSIONS_MAX; i < 2 * SESSIONS_MAX - 1; i++) { /* all others give way, oldest first */
+		l.request_id = slice_of(&i, sizeof(i));
+		if (sessions_lookup(f->s, &l, &hits))
+			break;
+	}
+	assert_int_equal(i, 2 * SESSIONS_MAX - 1);
+	assert_int_equal(counts(f).active, SESSIONS_MAX);
+	i = 78;
+	assert_false(sessions_end(f->s, slice_of(&i, sizeof(i)), 1, 0));
+	i = 77;
+	assert_true(sessions_end(f->s, slice_of(&i, sizeof(i)), 1, 0));
 	sessions_sweep(f->s, IDLE_MS + 1);
 	assert_int_equal(counts(f).active, 0);
 	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
@@ -430,9 +461,73 @@ static void test_16_end_renews_the_prompt(void **state)
 	sessions_extend(f->s, slice_str("r"), f->h, n);
 	sessions_extend(f->s, slice_str("r"), f->h, 4); /* shorter says nothing */
 	sessions_extend(f->s, slice_str("none"), f->h, 4);
-	sessions_end(f->s, slice_str("r"), 0);
+	sessions_end(f->s, slice_str("r"), 1, 0);
 	fix_put(f->store, MODEL, 1, 0, 9000, room - n, UNIT); /* as many again */
 	assert_int_equal(store_peek_prefix(f->store, &ns, 1, f->h, n, UNIT), n);
+}
+
+/* Two engines that count their requests from 0: each means its own, by the connection that looked up; a worker on a connection of
+ * its own means the request that holds what it reads. */
+static void test_19_ids_that_collide(void **state)
+{
+	struct fix *f = *state;
+	struct session_lookup a = want(f, "0", 3, 1, 1, 0), b = want(f, "0", 5, 1, 1, 0);
+	struct session_range worker = {slice_str("0"), 99, 0, 5, 0, NULL};
+	store_obj oa[3], ob[5];
+	struct session_hits hits;
+	store_ns ns;
+
+	fix_put(f->store, MODEL, 1, 0, 0, 3, UNIT);
+	fix_put(f->store, "other", 1, 0, 0, 5, UNIT);
+	b.model = slice_str("other");
+	b.owner = 2;
+	assert_int_equal(sessions_lookup(f->s, &a, &hits), 0);
+	assert_int_equal(sessions_lookup(f->s, &b, &hits), 0);
+	assert_int_equal(counts(f).active, 2);
+	assert_int_equal(locked(f), 8);
+	assert_int_equal(sessions_query(f->s, slice_str("0"), 1, true), 3);
+	assert_int_equal(sessions_query(f->s, slice_str("0"), 2, true), 5);
+	ns = store_ns_find(f->store, slice_str("other"), kv_rank(1, 0), 0, slice_of("", 0));
+	assert_int_equal(store_lock_all(f->store, ns, f->h, 5, UNIT, 0, ob, NULL), 0);
+	ns = store_ns_find(f->store, slice_str(MODEL), kv_rank(1, 0), 0, slice_of("", 0));
+	assert_int_equal(store_lock_all(f->store, ns, f->h, 3, UNIT, 0, oa, NULL), 0);
+	assert_int_equal(sessions_release(f->s, &worker, 1, 0), 0); /* whose? unknown: nobody's */
+	worker.objs = ob;
+	assert_true(sessions_holds(f->s, &worker));
+	assert_int_equal(sessions_release(f->s, &worker, 1, 0), 5);
+	assert_false(sessions_holds(f->s, &worker));
+	worker.objs = oa;
+	worker.n = 3;
+	assert_true(sessions_holds(f->s, &worker));
+	store_unlock(f->store, oa, NULL, 3, 0);
+	store_unlock(f->store, ob, NULL, 5, 0);
+	assert_int_equal(locked(f), 3);
+	assert_true(sessions_end(f->s, slice_str("0"), 2, 0));
+	assert_int_equal(locked(f), 3);
+	assert_true(sessions_end(f->s, slice_str("0"), 7, 0)); /* a connection that came back */
+	assert_int_equal(locked(f), 0);
+	assert_int_equal(sessions_lookup(f->s, &a, &hits), 0);
+	assert_int_equal(sessions_lookup(f->s, &b, &hits), 0);
+	assert_true(sessions_end(f->s, slice_str("0"), 0, 0)); /* the operator means all */
+	assert_int_equal(counts(f).active, 0);
+}
+
+/* Lookups under names nobody stored anything with leave none behind: the table of names is shared by all tenants. */
+static void test_20_lookups_make_no_names(void **state)
+{
+	struct fix *f = *state;
+	struct session_lookup l = want(f, "r", 1, 255, 1, 0);
+	struct session_hits hits;
+	char id[16], salt[16];
+
+	for (int i = 0; i < 400; i++) {
+		snprintf(id, sizeof(id), "r%d", i);
+		snprintf(salt, sizeof(salt), "s%d", i);
+		l.request_id = slice_str(id);
+		l.salt = slice_str(salt);
+		assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
+	}
+	fix_put(f->store, MODEL, 2, 0, 0, 1, UNIT); /* asserts that it found a name */
 }
 
 /* ---- faults and threads ---------------------------------------------------------------------------------------- */
@@ -460,17 +555,17 @@ static void test_17_out_of_memory(void **state)
 		assert_int_equal(err, -ENOMEM);
 		assert_int_equal(hits.chunks, 0);
 		assert_int_equal(locked(f), 0);
-		assert_int_equal(sessions_query(f->s, slice_str("r"), false), 0);
-		assert_int_equal(sessions_release(f->s, slice_str("r"), 0, 40, -1, 1, 0), 0);
+		assert_int_equal(sessions_query(f->s, slice_str("r"), 1, false), 0);
+		assert_int_equal(release(f->s, "r", 0, 40, -1, 1, 0), 0);
 		if (n % 2)
-			sessions_end(f->s, slice_str("r"), 0);
+			sessions_end(f->s, slice_str("r"), 1, 0);
 	}
 	assert_true(n >= 4);
 	assert_int_equal(hits.chunks, 40);
 	mem_fail_at(1); /* the prompt cannot be kept: its age is lost, nothing else */
 	sessions_extend(f->s, slice_str("r"), f->h, 64);
 	mem_fail_at(0);
-	sessions_end(f->s, slice_str("r"), 0);
+	sessions_end(f->s, slice_str("r"), 1, 0);
 }
 
 struct user {
@@ -495,11 +590,10 @@ static void *use(void *arg)
 
 		switch (rnd_below(&r, 6)) {
 		case 0:
-			sessions_end(u->f->s, slice_str(id), now);
+			sessions_end(u->f->s, slice_str(id), 1, now);
 			break;
 		case 1:
-			sessions_release(u->f->s, slice_str(id), rnd_below(&r, 40), rnd_below(&r, 40),
-					 (int)rnd_below(&r, 3) - 1, 1, now);
+			release(u->f->s, id, rnd_below(&r, 40), rnd_below(&r, 40), (int)rnd_below(&r, 3) - 1, 1, now);
 			break;
 		case 2:
 			sessions_sweep(u->f->s, now);
@@ -563,6 +657,8 @@ int main(void)
 		T(test_16_end_renews_the_prompt),
 		T(test_17_out_of_memory),
 		T(test_18_four_threads),
+		T(test_19_ids_that_collide),
+		T(test_20_lookups_make_no_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,72 @@
+/* session_int.h - inside daemon/core: the table of sessions (session_table.c), for the requests on it (session.c). Everything
+ * here needs LK_SESSIONS.
+ */
+#ifndef DAEMON_CORE_SESSION_INT_H
+#define DAEMON_CORE_SESSION_INT_H
+
+#include "daemon/base/lock.h"
+#include "daemon/core/session.h"
+
+#define SESSION_BUCKETS 65536u
+#define SESSION_IDLE_MS 600000u     /* upstream's session life */
+#define SESSION_WORLD   255u        /* ranks of a key */
+#define PROMPTS_MAX     (8u << 20)  /* hashes remembered by all sessions: 256 MiB; beyond, prompts age by their parts */
+#define LOCKS_MAX       (32u << 20) /* objects locked by all sessions: 192 MiB; beyond, lookups find nothing */
+
+struct session {
+	struct session *next, *job_next; /* hash chains */
+	struct session *older, *younger; /* by last use */
+	char *id;
+	size_t id_bytes, id_cap;
+	uint64_t used_ms;
+	uint64_t owner;
+	/* job */
+	bool job;
+	uint64_t job_id;
+	uint32_t hits;
+	/* the namespaces by name: a lookup must not keep one alive that holds nothing */
+	char *names; /* model, then salt */
+	size_t model_bytes, salt_bytes, names_cap;
+	uint32_t world_size;
+	/* prompt */
+	struct store_hash *hashes;
+	uint32_t nchunks, hash_cap;
+	/* locks: objs[chunk * world_size + rank], left[] how many of ours remain on it */
+	store_obj *objs;
+	uint16_t *left;
+	uint32_t nobjs, obj_cap, left_cap;
+	uint64_t held; /* sum of left[] */
+};
+
+struct sessions {
+	struct lk lk;
+	struct store *store;
+	uint64_t read_ttl_ms, next_job, seed;
+	struct session *bucket[SESSION_BUCKETS], *job_bucket[SESSION_BUCKETS];
+	struct session *oldest, *youngest, *spare;
+	uint32_t count, jobs, nspare;
+	uint64_t nhashes, nobjs; /* sums over the sessions */
+	uint64_t locks_expired;
+	/* work space of one lookup */
+	store_ns ns[SESSION_WORLD];
+	store_obj *objs; /* SESSION_LOOKUP_OBJECTS */
+	uint16_t *counts;
+};
+
+/* The owner's session of that id; without one, any (`strict`: none). NULL when there is none. */
+struct session *session_find(struct sessions *s, struct slice id, uint64_t owner, bool strict);
+/* The next session with the id of `x`. */
+struct session *session_next_alike(struct session *x);
+/* The owner's own, made when there is none. 0, -ENOMEM, -ENOSPC (id too long). */
+int session_obtain(struct sessions *s, struct slice id, uint64_t owner, uint64_t now_ms, struct session **out);
+void session_renew(struct sessions *s, struct session *x, uint64_t now_ms);
+void session_release_all(struct sessions *s, struct session *x, uint64_t now_ms);
+void session_forget_prompt(struct sessions *s, struct session *x);
+void session_new_job(struct sessions *s, struct session *x, uint32_t hits);
+void session_drop_job(struct sessions *s, struct session *x);
+/* Gives its locks back and removes it. */
+void session_remove(struct sessions *s, struct session *x, uint64_t now_ms);
+/* Grows an array to hold `n` elements. 0 or -ENOMEM; the old block stays valid. */
+int session_reserve(void *array, uint32_t *cap, uint32_t n, size_t element);
+
+#endif
