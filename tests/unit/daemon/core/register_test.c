@@ -122,14 +122,16 @@ static void spoil(struct fix *f, const struct pk_wrapper *w, int err, const char
 
 static void test_03_names(void **state)
 {
-	static const char *const paths[] = {"/..", "/.", "/../etc/passwd", "../../etc/passwd", "/a/b", "/", ""};
+	static const char *const paths[] = {"..", ".", "/../etc/passwd", "../../etc/passwd", "/a/b", "/", ""};
 	struct fix *f = *state;
 
 	struct pk_wrapper w = f->mem.w[1];
 
 	w.shm_name = slice_str("/lmca_core_test_nobody_has_this");
 	spoil(f, &w, -ENOENT, "tensor 1");
-	w.shm_name = slice_str("..");
+	w.shm_name = slice_str("/..");
+	spoil(f, &w, -EINVAL, "tensor 1");
+	w.shm_name = slice_str("/.");
 	spoil(f, &w, -EINVAL, "tensor 1");
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
 		w.shm_name = slice_str(paths[i]);
