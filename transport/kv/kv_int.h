@@ -87,7 +87,7 @@ struct kv_layout {
 /* Rows of one block: `outer` times `inner` rows of `row` bytes, the inner loop running fastest. Strides in bytes. */
 struct row_copy {
 	uint8_t *dst;
-	const uint8_t *src;
+	const uint8_t *src, *next; /* `next`: the source of the block after this one, same strides */
 	uint64_t dst_outer, dst_inner, src_outer, src_inner;
 	uint32_t outer, inner;
 	uint64_t row;
@@ -96,7 +96,8 @@ struct row_copy {
 /* Copies with non-temporal stores where runs are long enough; the caller fences once at its end. */
 struct stream_ops {
 	const char *name;
-	void (*copy)(void *dst, const void *src, uint64_t n);
+	/* `next`: what will be read after these bytes; prefetched, so any address will do. */
+	void (*copy)(void *dst, const void *src, uint64_t n, const void *next);
 	void (*rows)(const struct row_copy *r);
 	void (*fence)(void);
 };
