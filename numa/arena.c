@@ -31,7 +31,7 @@
 
 #define POOL_PREFIX    "lmcache_l1_pool_" /* upstream's name, followed by the pid */
 #define RANGE_ALIGN    (2ull << 20)       /* a huge page never straddles two nodes */
-#define COMMIT_STEP    (64ull << 20)      /* small enough that a request waiting for one step sees ~10 ms */
+#define COMMIT_STEP    (16ull << 20)      /* a request that must wait for one step waits a few milliseconds */
 #define MPOL_BIND_MODE 2                  /* linux/mempolicy.h; no libnuma for one call */
 
 struct arena {

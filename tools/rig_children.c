@@ -19,6 +19,7 @@
 #include <zmq.h>
 
 #define START_MS    60000
+#define POPULATE_MS 120000
 #define STOP_MS     20000
 #define MAX_TAUGHT  32
 #define MAX_PARTS   16
@@ -84,6 +85,23 @@ static int wait_ready(struct rig_daemon *d, struct why *why)
 	return why_set(why, -ETIMEDOUT, "the daemon does not answer within %d ms, see %s", START_MS, d->log);
 }
 
+/* Ready comes before the arena is populated in the background; what is measured is the steady state behind that. */
+static int wait_populated(const struct rig_daemon *d, struct why *why)
+{
+	char line[1024];
+	bool done = false;
+
+	for (int waited = 0; waited < POPULATE_MS && !done; waited += 50) {
+		FILE *f = fopen(d->log, "re");
+		while (f && !done && fgets(line, sizeof(line), f))
+			done = strstr(line, "GiB populated in") != NULL;
+		if (f)
+			fclose(f);
+		pause_ms(50);
+	}
+	return done ? 0 : why_set(why, -ETIMEDOUT, "the daemon's arena is not populated, see %s", d->log);
+}
+
 int rig_daemon_start(const char *binary, double l1_gb, unsigned workers, struct rig_daemon *d, struct why *why)
 {
 	int port = free_port(), http_port = free_port();
@@ -102,7 +120,8 @@ int rig_daemon_start(const char *binary, double l1_gb, unsigned workers, struct 
 		exec_daemon(binary, l1_gb, workers, port, http_port, d);
 	if (d->pid < 0)
 		return why_set(why, -errno, "fork: %s", strerror(errno));
-	return wait_ready(d, why);
+	rc = wait_ready(d, why);
+	return rc ? rc : wait_populated(d, why);
 }
 
 static void remove_state(const struct rig_daemon *d)
