@@ -9,6 +9,8 @@
 
 /* How many blocks of a class are compared for the best fit. A class spans 3 % in size, so this is about slivers. */
 #define FIT_TRIES 16
+/* The same where nothing larger is left, before the store has to evict or refuse. */
+#define FIT_TRIES_LAST 256
 
 int slots_create(struct slots *s, uint32_t max_objects, uint32_t nranges)
 {
@@ -96,11 +98,11 @@ static void class_remove(struct slots *s, struct slot_range *r, uint32_t fid)
 }
 
 /* The smallest that fits among the first few of a class. */
-static uint32_t class_fit(const struct slots *s, uint32_t fid, uint32_t units)
+static uint32_t class_fit(const struct slots *s, uint32_t fid, uint32_t units, int tries)
 {
 	uint32_t best = 0;
 
-	for (int n = 0; fid && n < FIT_TRIES; n++, fid = s->free[fid].fl_next) {
+	for (int n = 0; fid && n < tries; n++, fid = s->free[fid].fl_next) {
 		if (s->free[fid].units < units)
 			continue;
 		if (!best || s->free[fid].units < s->free[best].units)
@@ -111,16 +113,11 @@ static uint32_t class_fit(const struct slots *s, uint32_t fid, uint32_t units)
 	return best;
 }
 
-/* First the class `units` itself belongs to, where some are too small, then the next one that has any: all fit. */
-uint32_t slots_find(const struct slots *s, uint32_t i, uint32_t units)
+/* The next class above that has blocks: all of them fit. 0 when there is none. */
+static uint32_t larger_class(const struct slot_range *r, uint32_t fl, uint32_t sl)
 {
-	const struct slot_range *r = &s->range[i];
-	uint32_t sl, fl = class_of(units, &sl), map;
-	uint32_t fid = r->hole && s->free[r->hole].units >= units ? r->hole : class_fit(s, r->head[fl][sl], units);
+	uint32_t map = sl + 1 < SLOT_SL ? r->sl_map[fl] & (~0u << (sl + 1)) : 0;
 
-	if (fid)
-		return fid | SLOT_FREE;
-	map = sl + 1 < SLOT_SL ? r->sl_map[fl] & (~0u << (sl + 1)) : 0;
 	if (!map) {
 		uint32_t above = fl + 1 < SLOT_FL ? r->fl_map & (~0u << (fl + 1)) : 0;
 		if (!above)
@@ -128,7 +125,24 @@ uint32_t slots_find(const struct slots *s, uint32_t i, uint32_t units)
 		fl = (uint32_t)__builtin_ctz(above);
 		map = r->sl_map[fl];
 	}
-	return class_fit(s, r->head[fl][__builtin_ctz(map)], units) | SLOT_FREE;
+	return r->head[fl][__builtin_ctz(map)];
+}
+
+/* Where the last slot was cut; else the class `units` itself belongs to, where some are too small; else the next. */
+uint32_t slots_find(const struct slots *s, uint32_t i, uint32_t units)
+{
+	const struct slot_range *r = &s->range[i];
+	uint32_t sl, fl = class_of(units, &sl), larger, fid;
+
+	if (r->hole && s->free[r->hole].units >= units)
+		return r->hole | SLOT_FREE;
+	fid = class_fit(s, r->head[fl][sl], units, FIT_TRIES);
+	if (!fid) {
+		larger = larger_class(r, fl, sl);
+		fid = larger ? class_fit(s, larger, units, FIT_TRIES)
+			     : class_fit(s, r->head[fl][sl], units, FIT_TRIES_LAST);
+	}
+	return fid ? fid | SLOT_FREE : 0;
 }
 
 /* ---- blocks ---------------------------------------------------------------------------------------------------- */

@@ -65,8 +65,8 @@ void store_destroy(struct store *s);
 /* ---- namespaces ---------------------------------------------------------------------------------------------- */
 
 /* Finds or makes the namespace and takes a reference; 0 when the table is full (65536), memory is out, or a text is too long
- * (model 4096 bytes, salt 128). A namespace goes
- * away with its last reference and last object. `salt_id` groups namespaces for IsolatedLRU. */
+ * (model 4096 bytes, salt 128). A namespace goes away with its last reference and last object. Its salt groups it with others
+ * for IsolatedLRU. */
 store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
 /* As above without making one: 0 when unknown (then no object can exist). */
 store_ns store_ns_find(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
@@ -75,10 +75,10 @@ void store_ns_put(struct store *s, store_ns ns);
 /* ---- writing ------------------------------------------------------------------------------------------------- */
 
 /* Reserves `bytes` for each of n new objects, in order, on the arena range of `node` if it has room, else by spill to
- * another range, else by eviction. A readable object of another size than `bytes` would be a miss for ever, so it is replaced
- * (detached while locked). out[i] = 0 for a key that is present or being written by someone else (counted in *present), or for which
- * no room could be found even after eviction (counted in *refused; when one is refused all later ones are too).
- * Returns how many were reserved. */
+ * another range, else by eviction. A readable object of another size than `bytes` would be a miss for ever, so it is
+ * replaced (detached while locked). out[i] = 0 for a key that is present or being written by someone else (counted in
+ * `present`), or for which no room could be found even after eviction (counted in `refused`; when one is refused all later
+ * ones are too). */
 struct store_reserve_result {
 	uint32_t reserved, present, refused;
 };
