@@ -28,7 +28,7 @@ int names_create(struct names *t)
 
 void names_destroy(struct names *t)
 {
-	for (uint32_t i = 1; i <= t->ns_hi; i++)
+	for (uint32_t i = 1; t->ns && i <= t->ns_hi; i++)
 		mem_free(t->ns[i].model);
 	varray_unmap(t->ns, NAMES_MAX_NS + 1, sizeof(*t->ns));
 	varray_unmap(t->salt, NAMES_MAX_SALTS + 1, sizeof(*t->salt));
@@ -126,14 +126,14 @@ static void quota_forget(struct names *t, uint32_t id)
 	salt_put(t, id);
 }
 
-int names_quota_set(struct names *t, struct slice text, uint64_t bytes, uint32_t *salt_id)
+int names_quota_set(struct names *t, struct slice salt, uint64_t bytes, uint32_t *salt_id)
 {
 	uint32_t id;
 
 	*salt_id = 0;
-	if (text.n > NAMES_MAX_SALT)
+	if (salt.n > NAMES_MAX_SALT)
 		return -EINVAL;
-	id = salt_find(t, text);
+	id = salt_find(t, salt);
 	if (bytes == UINT64_MAX) {
 		if (id && t->salt[id].limit_bytes != UINT64_MAX)
 			quota_forget(t, id);
@@ -141,7 +141,7 @@ int names_quota_set(struct names *t, struct slice text, uint64_t bytes, uint32_t
 		return 0;
 	}
 	if (!id || t->salt[id].limit_bytes == UINT64_MAX) {
-		if (t->nquota == NAMES_MAX_QUOTA || (!id && !(id = salt_make(t, text))))
+		if (t->nquota == NAMES_MAX_QUOTA || (!id && !(id = salt_make(t, salt))))
 			return -ENOSPC;
 		t->quota[t->nquota++] = id;
 		t->salt[id].refs++;
@@ -216,20 +216,20 @@ uint32_t names_ns(struct names *t, struct slice model, uint32_t kv_rank, uint32_
 	return make ? ns_make(t, model, &as, salt) : 0;
 }
 
-void names_ns_release(struct names *t, uint32_t id)
+void names_ns_release(struct names *t, uint32_t ns_id)
 {
-	struct ns *n = &t->ns[id];
+	struct ns *n = &t->ns[ns_id];
 	uint32_t *at;
 
 	if (n->refs || n->objects)
 		return;
 	at = &t->ns_bucket[ns_bucket(t, slice_of(n->model, n->model_len), n->kv_rank, n->object_group, n->salt)];
-	while (*at != id)
+	while (*at != ns_id)
 		at = &t->ns[*at].chain;
 	*at = n->chain;
 	mem_free(n->model);
 	salt_put(t, n->salt);
-	ns_put_back(t, id);
+	ns_put_back(t, ns_id);
 }
 
 void names_check(const struct names *t)

@@ -60,7 +60,7 @@ void names_destroy(struct names *t);
 uint32_t names_ns(struct names *t, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
 		  bool make);
 /* Frees the namespace, and its salt with it, when nothing holds it any more. */
-void names_ns_release(struct names *t, uint32_t ns);
+void names_ns_release(struct names *t, uint32_t ns_id);
 
 /* 0 or -EINVAL, -ENOSPC; *salt_id is 0 when a salt nobody uses lost its quota. */
 int names_quota_set(struct names *t, struct slice salt, uint64_t bytes, uint32_t *salt_id);
