@@ -325,7 +325,7 @@ static bool report(const struct bench *b, const struct row *r, uint32_t threads,
 	const double *block = got[in ? MEMCPY_BLOCK_IN : MEMCPY_BLOCK_OUT];
 	bool by_chunk = median(chunk, b->passes) > median(block, b->passes);
 	const double *limit = by_chunk ? chunk : block;
-	double ratio[MAX_PASSES];
+	double ratio[MAX_PASSES] = {0};
 	for (uint64_t p = 0; p < b->passes; p++)
 		ratio[p] = ours[p] / limit[p];
 	double mid = median(ratio, b->passes);

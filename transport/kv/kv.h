@@ -78,7 +78,9 @@ struct kv_layout_in {
 
 struct kv_layout;
 
-/* 0, -EINVAL (not understood; `why` says what was seen), -ERANGE (leaves its memory), -ENOMEM. */
+/* 0, -EINVAL (not understood; `why` says what was seen), -ERANGE (leaves its memory), -ENOMEM. `in` and what it points to
+ * are not needed afterwards, but for the memory of the tensors. The fused [NB, BS, NH, 2*HS] reports format 10, too. The
+ * rules for what the reference leaves open are at the top of recognise.c. */
 int kv_layout_create(const struct kv_layout_in *in, struct kv_layout **out, struct why *why);
 void kv_layout_destroy(struct kv_layout *l);
 

@@ -29,7 +29,7 @@ static void sfence(void)
 #define S_VEC          __m512i
 #define S_LOAD(p)      _mm512_loadu_si512(p)
 #define S_STREAM(p, v) _mm512_stream_si512((void *)(p), v)
-#include "transport/kv/stream_int.h"
+#include "transport/kv/stream.inc"
 #undef S
 #undef S_TARGET
 #undef S_VEC
@@ -41,7 +41,7 @@ static void sfence(void)
 #define S_VEC          __m256i
 #define S_LOAD(p)      _mm256_loadu_si256((const void *)(p))
 #define S_STREAM(p, v) _mm256_stream_si256((void *)(p), v)
-#include "transport/kv/stream_int.h"
+#include "transport/kv/stream.inc"
 #undef S
 #undef S_TARGET
 #undef S_VEC
@@ -53,7 +53,7 @@ static void sfence(void)
 #define S_VEC          __m128i
 #define S_LOAD(p)      _mm_loadu_si128((const void *)(p))
 #define S_STREAM(p, v) _mm_stream_si128((void *)(p), v)
-#include "transport/kv/stream_int.h"
+#include "transport/kv/stream.inc"
 
 const struct stream_ops *kv_stream_ops(void)
 {

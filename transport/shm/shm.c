@@ -111,7 +111,7 @@ static int map_new(int fd, const struct stat *st, uint64_t bytes, struct shmx_ma
 int shmx_open(struct slice name, uint64_t bytes, struct shmx_map **out, struct why *why)
 {
 	char path[NAME_MAX + 2];
-	struct stat st;
+	struct stat st = {0};
 	int rc = name_to_path(name, path, why);
 	if (rc < 0)
 		return rc;

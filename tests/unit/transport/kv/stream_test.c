@@ -1,5 +1,5 @@
 /* Every instruction set of this CPU, not only the one that would be chosen: the file under test is included whole. */
-#include "transport/kv/stream.c"
+#include "transport/kv/stream.c" // NOLINT(bugprone-suspicious-include)
 
 #include <setjmp.h>
 #include <stdarg.h>
