@@ -23,7 +23,7 @@
 #include <cmocka.h>
 
 #define MIB  (1ull << 20)
-#define STEP (64 * MIB)
+#define STEP (16 * MIB)
 
 static const char *name_of(const char *what)
 {
