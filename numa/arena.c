@@ -14,7 +14,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +28,7 @@
 #define MADV_POPULATE_WRITE 23 /* linux/mman.h, since 5.14 */
 #endif
 
+#define POOL_MODE      01600              /* the sticky bit means nothing on a file: our mark */
 #define POOL_PREFIX    "lmcache_l1_pool_" /* upstream's name, followed by the pid */
 #define RANGE_ALIGN    (2ull << 20)       /* a huge page never straddles two nodes */
 #define COMMIT_STEP    (16ull << 20)      /* a request that must wait for one step waits a few milliseconds */
@@ -102,6 +102,7 @@ static int claim_name(struct arena *a, struct why *why)
 		}
 		if (created && is_named(fd)) {
 			a->fd = fd;
+			fchmod(fd, POOL_MODE);
 			return 0;
 		}
 		if (is_named(fd))
@@ -111,28 +112,33 @@ static int claim_name(struct arena *a, struct why *why)
 	return why_set(why, -EEXIST, "/dev/shm%s keeps coming back; choose another --shm-name", path);
 }
 
-/* A daemon that was killed leaves its pool, gigabytes of memory nobody can reach. Ours holds a flock while it lives; a pool of
- * that name pattern whose flock is free and whose pid is gone belongs to nobody. */
+/* A daemon that was killed leaves its pool, gigabytes of memory nobody can reach. Ours has POOL_MODE and holds a flock while it
+ * lives: what has the one and lacks the other belongs to nobody. Reference servers use the same names without a lock, and their
+ * pids mean nothing in another pid namespace, so anything unmarked stays. */
+static void reap_pool(const char *name)
+{
+	char path[300];
+	struct stat st;
+	int fd;
+
+	snprintf(path, sizeof(path), "/%s", name);
+	fd = shm_open(path, O_RDWR, 0);
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) == 0 && (st.st_mode & 07777) == POOL_MODE && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+	    is_named(fd) && shm_unlink(path) == 0)
+		log_info("removed /dev/shm%s, left behind by a daemon that was killed", path);
+	close(fd);
+}
+
 static void reap_dead_pools(void)
 {
 	DIR *dir = opendir("/dev/shm");
 	struct dirent *de;
-	char path[300];
-	int pid, end, fd;
 
 	while (dir && (de = readdir(dir))) {
-		end = 0;
-		if (sscanf(de->d_name, POOL_PREFIX "%d%n", &pid, &end) != 1 || de->d_name[end] != '\0' || pid <= 0)
-			continue;
-		if (kill(pid, 0) == 0 || errno != ESRCH)
-			continue;
-		snprintf(path, sizeof(path), "/%s", de->d_name);
-		fd = shm_open(path, O_RDWR, 0);
-		if (fd < 0)
-			continue;
-		if (flock(fd, LOCK_EX | LOCK_NB) == 0 && is_named(fd) && shm_unlink(path) == 0)
-			log_info("removed /dev/shm%s, left behind by a daemon that was killed", path);
-		close(fd);
+		if (strncmp(de->d_name, POOL_PREFIX, strlen(POOL_PREFIX)) == 0)
+			reap_pool(de->d_name);
 	}
 	if (dir)
 		closedir(dir);
