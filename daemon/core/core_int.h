@@ -68,7 +68,7 @@ struct outcome {
 struct op_def {
 	enum wire_op op;
 	enum lane lane;
-	bool heavy; /* moves bytes: never on the control thread */
+	bool heavy; /* moves bytes or may take long: never on the control thread */
 	bool keyed; /* first payload frame is a key */
 	void (*run)(struct exec *e, struct wire_req *r, struct outcome *o);
 };
@@ -221,7 +221,8 @@ struct server {
 	struct chash chash;
 	struct prefix *prefix;
 	struct metrics *metrics;
-	struct http *http;
+	struct http *http; /* read by its own threads once http_ready is set */
+	_Atomic bool http_ready;
 	struct control *control;
 	struct worker worker[MAX_THREADS];
 	uint32_t ntransfer, nlookup; /* worker[0..ntransfer) move bytes, the next nlookup look up */
@@ -231,6 +232,7 @@ struct server {
 	char instance_id[64];
 	char state_path[512];
 	wire_dialect_set saved_dialects;    /* what the durable record says now */
+	wire_dialect_set seen_dialects;     /* of clients since this process started */
 	wire_dialect_set previous_dialects; /* what it said when this process started */
 	uint64_t started_ms;
 	int epoll_fd, signal_fd, timer_fd;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define BUCKETS 16384u
 
@@ -11,23 +12,32 @@ struct peers {
 	struct peer *bucket[BUCKETS];
 	struct peer *oldest, *youngest;
 	uint32_t count;
-	uint64_t next_serial;
+	uint64_t next_serial, seed;
 };
 
 int peers_create(struct peers **out)
 {
-	*out = mem_calloc(1, sizeof(**out));
-	return *out ? 0 : -ENOMEM;
+	struct peers *p = mem_calloc(1, sizeof(*p));
+
+	*out = p;
+	if (!p)
+		return -ENOMEM;
+	if (getrandom(&p->seed, sizeof(p->seed), 0) == sizeof(p->seed))
+		return 0;
+	peers_destroy(p);
+	*out = NULL;
+	return -EIO;
 }
 
-static uint32_t bucket_of(struct slice id)
+/* A client may choose its identity, so the bucket depends on a secret. */
+static uint32_t bucket_of(const struct peers *t, struct slice id)
 {
 	const uint8_t *p = id.p;
-	uint64_t h = 0xcbf29ce484222325ull;
+	uint64_t h = t->seed;
 
 	for (size_t i = 0; i < id.n; i++)
 		h = (h ^ p[i]) * 0x100000001b3ull;
-	return (uint32_t)(h >> 20) % BUCKETS;
+	return (uint32_t)((h * 0x9e3779b97f4a7c15ull) >> 40) % BUCKETS;
 }
 
 static void age_unlink(struct peers *p, struct peer *x)
@@ -46,7 +56,7 @@ static void age_append(struct peers *p, struct peer *x)
 
 static void drop(struct peers *p, struct peer *x)
 {
-	struct peer **link = &p->bucket[bucket_of(slice_of(x->id, x->id_bytes))];
+	struct peer **link = &p->bucket[bucket_of(p, slice_of(x->id, x->id_bytes))];
 
 	while (*link != x)
 		link = &(*link)->next;
@@ -72,7 +82,7 @@ static bool make_room(struct peers *p)
 
 struct peer *peers_get(struct peers *p, struct slice id)
 {
-	uint32_t b = bucket_of(id);
+	uint32_t b = bucket_of(p, id);
 	struct peer *x = p->bucket[b];
 
 	while (x && !(x->id_bytes == id.n && memcmp(x->id, id.p, id.n) == 0))

@@ -6,6 +6,8 @@
 #include "daemon/base/log.h"
 #include "daemon/core/peer.h"
 
+#define MAX_GUESS \
+	(1u << 20) /* bytes of a message that is decoded by trial: a prompt of 200k tokens, milliseconds of work */
 #define RECONNECT_MS 120000u /* how long after a start a peer may be an old client that reconnected */
 
 static enum wire_dialect newest(wire_dialect_set set)
@@ -65,13 +67,19 @@ static bool guess(struct server *srv, struct exec *e, struct peer *p, const stru
 	wire_dialect_set known = p->candidates ? p->candidates : srv->saved_dialects, fits = 0;
 	enum wire_op op = WIRE_UNKNOWN;
 	struct wire_req req;
+	size_t bytes = 0;
 	struct why why;
+
+	for (uint32_t i = 0; i < t->nframes; i++)
+		bytes += t->frames[i].n;
+	if (bytes > MAX_GUESS)
+		return false;
 
 	for (uint32_t d = 0; d < WIRE_DIALECT_COUNT; d++) {
 		enum wire_op o = wire_dialect_op((enum wire_dialect)d, number);
 
-		if (!(known >> d & 1) || o == WIRE_UNKNOWN)
-			continue;
+		if (!(known >> d & 1) || !op_def(o))
+			continue; /* whoever needs what is not served here is not served anyway */
 		e->scratch->u32_used = 0;
 		if (wire_request_decode((enum wire_dialect)d, o, t->frames, t->nframes, e->scratch, &req, &why))
 			continue;

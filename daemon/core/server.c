@@ -229,6 +229,7 @@ static int start_http(struct server *srv, struct why *why)
 		return 0;
 	snapshot_host(srv, &host);
 	err = http_start(&hc, &host, srv->metrics, &srv->http, why);
+	atomic_store(&srv->http_ready, !err);
 	if (!err)
 		log_info("HTTP API on http://%s:%u", srv->conf.http_host, http_port(srv->http));
 	return err;

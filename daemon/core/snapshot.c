@@ -78,7 +78,7 @@ static void add_endpoints(struct server *srv, struct status *s)
 {
 	snprintf(s->zmq_endpoint, sizeof(s->zmq_endpoint), "tcp://%.200s:%u", srv->conf.host,
 		 control_port(srv->control));
-	if (srv->http)
+	if (atomic_load(&srv->http_ready))
 		snprintf(s->http_endpoint, sizeof(s->http_endpoint), "http://%.200s:%u", srv->conf.http_host,
 			 http_port(srv->http));
 	snprintf(s->version, sizeof(s->version), "%s", CONF_VERSION);
