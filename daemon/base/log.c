@@ -118,3 +118,20 @@ bool log_limit_pass(struct log_limit *limit, uint64_t every_ms, uint64_t *droppe
 	*dropped = atomic_exchange(&limit->dropped, 0);
 	return true;
 }
+
+bool log_burst_pass(struct log_limit *limit, uint32_t burst, uint64_t every_ms, uint64_t *dropped)
+{
+	uint64_t now = clock_ms(), allowance = burst * every_ms;
+	uint64_t spent = atomic_load_explicit(&limit->next_ms, memory_order_relaxed), next;
+
+	/* next_ms: when all lines so far are paid for. It may run ahead of the clock by the burst. */
+	do {
+		next = (spent < now ? now : spent) + every_ms;
+		if (next > now + allowance) {
+			atomic_fetch_add_explicit(&limit->dropped, 1, memory_order_relaxed);
+			return false;
+		}
+	} while (!atomic_compare_exchange_weak(&limit->next_ms, &spent, next));
+	*dropped = atomic_exchange(&limit->dropped, 0);
+	return true;
+}

@@ -30,6 +30,9 @@ struct log_limit {
 };
 /* True when the caller may log now. `dropped` receives the number suppressed since the last line. */
 bool log_limit_pass(struct log_limit *limit, uint64_t every_ms, uint64_t *dropped);
+/* The same for events that rightly come in bursts (engines of a cluster register together): `burst` lines at once, then one per
+ * `every_ms`. A limit is used with one of the two functions only. */
+bool log_burst_pass(struct log_limit *limit, uint32_t burst, uint64_t every_ms, uint64_t *dropped);
 
 #define log_at(level, ...)                                                  \
 	do {                                                                \

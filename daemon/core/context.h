@@ -125,6 +125,7 @@ int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms);
 struct ctx_paged_conf {
 	uint32_t chunk_tokens, null_block;
 	struct pk_mem *pk;
+	const char *arena_name; /* L1's own shared memory, which is nobody's KV cache; NULL or "" = anonymous */
 };
 int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx **out, struct why *why);
 /* Builds an engine-driven context. */

@@ -7,16 +7,46 @@
 #include <errno.h>
 #include <string.h>
 
-static void enter(struct exec *e, struct ctx *c, const struct wire_req *r)
+/* Engines come by the dozen, hostile or broken clients by the thousand. */
+static bool may_log(void)
+{
+	static struct log_limit limit;
+	uint64_t dropped;
+
+	if (!log_burst_pass(&limit, 1000, 50, &dropped))
+		return false;
+	if (dropped)
+		log_warn("%llu lines about registrations were suppressed", (unsigned long long)dropped);
+	return true;
+}
+
+static void log_entered(const struct ctx *c, const struct wire_req *r, int err)
+{
+	unsigned long long id = c->instance_id;
+
+	if (!may_log())
+		return;
+	if (err == -EEXIST)
+		log_warn("instance %llu is registered already: the second registration is ignored", id);
+	else if (err)
+		log_error("instance %llu refused: %d instances are registered, the most this server takes", id,
+			  CTX_MAX);
+	else
+		log_info("Registered KV cache for GPU ID %llu with %u layers (model '%.*s', world size %u, %s, %llu "
+			 "bytes per chunk)",
+			 id, c->num_layers, SLICE_FMT(r->model), r->world_size,
+			 c->kind == CTX_PAGED ? "shared-memory pages" : "engine-driven",
+			 (unsigned long long)c->object_bytes);
+}
+
+/* 0 also when the registration is ignored because there is one already; -ENOSPC. */
+static int enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 {
 	struct server *srv = e->srv;
 	struct slice model = slice_str(c->model), none = slice_of("", 0);
 	char id[24];
 	struct slice labels[3] = {slice_of(id, 0), slice_str("cpu"), model};
 	bool replace = r->dialect < WIRE_D4; /* from D4 on a second registration is ignored */
-	bool paged = c->kind == CTX_PAGED;
-	uint32_t layers = c->num_layers;
-	uint64_t bytes = c->object_bytes;
 	int err;
 
 	labels[0].n = (size_t)snprintf(id, sizeof(id), "%llu", (unsigned long long)c->instance_id);
@@ -30,35 +60,28 @@ static void enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 	liveness_open(srv, c);
 	atomic_fetch_add(&c->refs, 1); /* the table takes one, this function keeps one */
 	err = ctx_enter(srv->contexts, c, replace);
-	if (err == -EEXIST)
-		log_warn("instance %llu is registered already: the second registration is ignored",
-			 (unsigned long long)r->instance_id);
-	else if (err)
-		log_error("instance %llu refused: %d instances are registered, the most this server takes",
-			  (unsigned long long)r->instance_id, CTX_MAX);
-	else
-		log_info("Registered KV cache for GPU ID %llu with %u layers (model '%.*s', world size %u, %s, %llu "
-			 "bytes per chunk)",
-			 (unsigned long long)r->instance_id, layers, SLICE_FMT(r->model), r->world_size,
-			 paged ? "shared-memory pages" : "engine-driven", (unsigned long long)bytes);
+	log_entered(c, r, err);
 	if (err)
 		ctx_put(srv->contexts, c);
 	else
 		liveness_watch(srv, c);
 	ctx_put(srv->contexts, c);
+	return err == -EEXIST ? 0 : err;
 }
 
 static void refuse_instance(struct server *srv, const struct wire_req *r, const struct why *why)
 {
 	metric_add(srv->metrics, M_REQUEST_ERRORS, 1);
-	log_error("registration of instance %llu (model '%.*s') refused: %s", (unsigned long long)r->instance_id,
-		  SLICE_FMT(r->model), why->text);
+	if (may_log())
+		log_error("registration of instance %llu (model '%.*s') refused: %s",
+			  (unsigned long long)r->instance_id, SLICE_FMT(r->model), why->text);
 }
 
 void op_register_kv_cache(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	struct server *srv = e->srv;
-	struct ctx_paged_conf conf = {srv->chash.chunk_tokens, srv->conf.null_block_id, e->pk};
+	struct ctx_paged_conf conf = {srv->chash.chunk_tokens, srv->conf.null_block_id, e->pk,
+				      arena_shm_name(srv->arena)};
 	struct ctx *c;
 	struct why why;
 	int err;
@@ -89,7 +112,7 @@ static int enter_engine_driven(struct exec *e, struct wire_req *r, bool slots)
 	if (err)
 		refuse_instance(srv, r, &why);
 	else
-		enter(e, c, r);
+		err = enter(e, c, r);
 	return err;
 }
 
@@ -116,10 +139,15 @@ void op_register_cpu_context(struct exec *e, struct wire_req *r, struct outcome 
 
 void op_unregister(struct exec *e, struct wire_req *r, struct outcome *o)
 {
-	if (ctx_drop(e->srv->contexts, r->instance_id, e->owner))
-		log_info("instance %llu unregistered", (unsigned long long)r->instance_id);
-	else
-		log_warn("instance %llu asked to be unregistered but is not known", (unsigned long long)r->instance_id);
+	bool known = ctx_drop(e->srv->contexts, r->instance_id, e->owner);
+
+	if (may_log()) {
+		if (known)
+			log_info("instance %llu unregistered", (unsigned long long)r->instance_id);
+		else
+			log_warn("instance %llu asked to be unregistered but is not known",
+				 (unsigned long long)r->instance_id);
+	}
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
 }

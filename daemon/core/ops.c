@@ -41,10 +41,12 @@ static void op_noop(struct exec *e, struct wire_req *r, struct outcome *o)
 
 static void op_clear(struct exec *e, struct wire_req *r, struct outcome *o)
 {
-	uint64_t n = store_clear(e->srv->store);
+	static struct log_limit limit;
+	uint64_t n = store_clear(e->srv->store), dropped;
 
 	(void)r;
-	log_info("CLEAR: %llu objects removed from L1", (unsigned long long)n);
+	if (log_burst_pass(&limit, 20, 200, &dropped))
+		log_info("CLEAR: %llu objects removed from L1%s", (unsigned long long)n, dropped ? " (and more)" : "");
 	none(o);
 }
 
@@ -70,18 +72,19 @@ static const struct op_def ops[WIRE_OP_COUNT] = {
 	ROW(NOOP, LANE_CONTROL, false, false, op_noop),
 	ROW(REPORT_BLOCK_ALLOCATION, LANE_CONTROL, false, false, op_report),
 	ROW(GET_EXPERIMENTAL, LANE_CONTROL, false, false, op_experimental),
-	ROW(CLEAR, LANE_LOOKUP, false, false, op_clear),
+	ROW(CLEAR, LANE_LOOKUP, true, false, op_clear), /* milliseconds for millions of objects */
 	ROW(LOOKUP, LANE_LOOKUP, false, true, op_lookup),
 	ROW(QUERY_PREFETCH_STATUS, LANE_LOOKUP, false, false, op_query_status),
 	ROW(WAIT_PREFETCH_STATUS, LANE_LOOKUP, false, false, op_query_status),
 	ROW(QUERY_PREFETCH_LOOKUP_HITS, LANE_LOOKUP, false, false, op_query_hits),
 	ROW(FREE_LOOKUP_LOCKS, LANE_LOOKUP, false, true, op_free_lookup_locks),
 	ROW(END_SESSION, LANE_LOOKUP, false, false, op_end_session),
-	ROW(REGISTER_KV_CACHE, LANE_TRANSFER, false, false, op_register_kv_cache),
-	ROW(UNREGISTER_KV_CACHE, LANE_TRANSFER, false, false, op_unregister),
-	ROW(REGISTER_CPU_CONTEXT, LANE_TRANSFER, false, false, op_register_cpu_context),
-	ROW(REGISTER_ENGINE_DRIVEN, LANE_TRANSFER, false, false, op_register_engine_driven),
-	ROW(UNREGISTER_ENGINE_DRIVEN, LANE_TRANSFER, false, false, op_unregister),
+	/* mapping, unmapping, reading /proc: tens of milliseconds for large caches */
+	ROW(REGISTER_KV_CACHE, LANE_TRANSFER, true, false, op_register_kv_cache),
+	ROW(UNREGISTER_KV_CACHE, LANE_TRANSFER, true, false, op_unregister),
+	ROW(REGISTER_CPU_CONTEXT, LANE_TRANSFER, true, false, op_register_cpu_context),
+	ROW(REGISTER_ENGINE_DRIVEN, LANE_TRANSFER, true, false, op_register_engine_driven),
+	ROW(UNREGISTER_ENGINE_DRIVEN, LANE_TRANSFER, true, false, op_unregister),
 	ROW(STORE, LANE_TRANSFER, true, true, op_store),
 	ROW(RETRIEVE, LANE_TRANSFER, true, true, op_retrieve),
 	ROW(STORE_CPU_CHUNKS, LANE_TRANSFER, true, true, op_store_cpu_chunks),

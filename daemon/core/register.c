@@ -7,11 +7,27 @@
 
 #define MAX_OBJECT_BYTES (4ull << 30)
 
-static int map_tensor(const struct pk_wrapper *w, struct ctx *c, struct kv_tensor *t, struct why *why)
+#define POOL_PREFIX      "lmcache_l1_pool_" /* what servers of this protocol call their L1 */
+
+/* A client that registered L1 itself could read and overwrite every tenant's chunks with RETRIEVE and STORE. */
+static bool is_pool(struct slice name, const char *arena_name)
+{
+	while (name.n && *(const char *)name.p == '/')
+		name = slice_of((const char *)name.p + 1, name.n - 1);
+	if (arena_name && *arena_name && slice_is(name, arena_name))
+		return true;
+	return name.n >= strlen(POOL_PREFIX) && memcmp(name.p, POOL_PREFIX, strlen(POOL_PREFIX)) == 0;
+}
+
+static int map_tensor(const struct pk_wrapper *w, const char *arena_name, struct ctx *c, struct kv_tensor *t,
+		      struct why *why)
 {
 	struct shmx_map *map;
-	int err = shmx_open(w->shm_name, w->nbytes, &map, why);
+	int err;
 
+	if (is_pool(w->shm_name, arena_name))
+		return why_set(why, -EACCES, "'%.*s' is a server's L1 memory, not a KV cache", SLICE_FMT(w->shm_name));
+	err = shmx_open(w->shm_name, w->nbytes, &map, why);
 	if (err)
 		return err;
 	c->maps[c->nmaps++] = map;
@@ -28,12 +44,12 @@ static int map_tensor(const struct pk_wrapper *w, struct ctx *c, struct kv_tenso
 
 _Static_assert(PK_MAX_DIMS == KV_MAX_DIMS, "shapes are copied whole");
 
-static int map_tensors(const struct wire_req *req, struct pk_mem *pk, struct ctx *c, struct kv_tensor *tensors,
-		       struct why *why)
+static int map_tensors(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx *c,
+		       struct kv_tensor *tensors, struct why *why)
 {
 	for (uint32_t i = 0; i < req->nwrappers; i++) {
 		struct pk_wrapper w;
-		int err = pk_wrapper_parse(req->wrappers[i], pk, &w, why);
+		int err = pk_wrapper_parse(req->wrappers[i], conf->pk, &w, why);
 
 		if (err) {
 			why_prefix(why, "tensor %u", i);
@@ -44,7 +60,7 @@ static int map_tensors(const struct wire_req *req, struct pk_mem *pk, struct ctx
 				       "tensor %u is a CUDA handle (device %.*s) and this build has no CUDA door; use "
 				       "engine-driven transfer or CPU shared-memory tensors",
 				       i, SLICE_FMT(w.device_uuid));
-		err = map_tensor(&w, c, &tensors[i], why);
+		err = map_tensor(&w, conf->arena_name, c, &tensors[i], why);
 		if (err) {
 			why_prefix(why, "tensor %u", i);
 			return err;
@@ -107,7 +123,7 @@ int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *co
 		c->maps = mem_calloc(req->nwrappers, sizeof(*c->maps));
 	err = c && tensors && c->maps ? 0 : why_set(why, -ENOMEM, "out of memory");
 	if (!err)
-		err = map_tensors(req, conf->pk, c, tensors, why);
+		err = map_tensors(req, conf, c, tensors, why);
 	if (!err)
 		err = build_layout(req, conf, tensors, c, why);
 	mem_free(tensors);
