@@ -1,9 +1,9 @@
 /* prefix.c - a trie of token chunks over fixed-size nodes.
  *
  * A child is found through its parent's guess (the child that matched last: a growing prompt hits it at every level), else
- * through a hash table over (parent, first raw bytes). Where a chunk ends is unknown before decoding, so the hash covers
- * only the first HASH_BYTES bytes; a chunk is never shorter than one byte per token. A walk compares at most MAX_TRIES nodes
- * per level, which bounds what an adversary can make it do; a chunk it does not find is merely hashed again.
+ * through a hash table over (parent, raw bytes of the chunk). Where a chunk ends is unknown before decoding, so a walk that
+ * misses the guess first measures it, integer by integer; that happens where prompts branch, once or twice a request. A walk
+ * compares at most MAX_TRIES nodes per level; a chunk it does not find is merely hashed again.
  */
 #include "daemon/core/prefix.h"
 
@@ -16,8 +16,9 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
-#define HASH_BYTES 64u
-#define MAX_TRIES  8u /* nodes compared per level before giving up: bounds what an adversary can make us do */
+#define MAX_STEPS 4096u /* nodes the clock looks at for one new node, while the lock is held */
+#define MAX_NODES (1u << 26)
+#define MAX_TRIES 8u /* nodes compared per level before giving up: bounds what an adversary can make us do */
 
 struct node {
 	struct store_hash hash;
@@ -37,6 +38,7 @@ struct prefix {
 	uint8_t *nodes; /* virtual array of node_bytes each; node 0 is the root */
 	size_t node_bytes, map_bytes;
 	uint32_t max_raw, capacity, top, hand; /* top: nodes ever used */
+	uint32_t next_victim;                  /* 0: none */
 	uint32_t *buckets;
 	uint32_t mask;
 	uint64_t seed;
@@ -66,7 +68,7 @@ int prefix_create(const struct chash *hash, uint64_t budget_bytes, struct prefix
 	p->hash = hash;
 	p->max_raw = hash->chunk_tokens * 5;
 	p->node_bytes = (sizeof(struct node) + p->max_raw + 63) / 64 * 64;
-	p->capacity = (uint32_t)(budget_bytes / p->node_bytes);
+	p->capacity = (uint32_t)(budget_bytes / p->node_bytes < MAX_NODES ? budget_bytes / p->node_bytes : MAX_NODES);
 	if (p->capacity < 64)
 		p->capacity = 64;
 	while (buckets < p->capacity)
@@ -142,18 +144,29 @@ static uint32_t bucket_of(const struct prefix *p, uint32_t parent, const uint8_t
 		h = (h ^ v) * 0xff51afd7ed558ccdull;
 		h ^= h >> 32;
 	}
-	if (n < 8) {
-		v = 0;
-		memcpy(&v, raw, n);
-		h = (h ^ v) * 0xff51afd7ed558ccdull;
-		h ^= h >> 29;
-	}
+	v = 0;
+	memcpy(&v, n < 8 ? raw : raw + n - 8, n < 8 ? n : 8);
+	h = (h ^ v ^ n) * 0xff51afd7ed558ccdull;
+	h ^= h >> 29;
 	return (uint32_t)(h >> 7) & p->mask;
 }
 
-static size_t hashed_bytes(const struct prefix *p)
+/* Bytes of the next chunk's integers; 0 when it is not all there or not written as clients write it. */
+static size_t chunk_bytes(const struct prefix *p, const uint8_t *raw, size_t avail)
 {
-	return p->hash->chunk_tokens < HASH_BYTES ? p->hash->chunk_tokens : HASH_BYTES;
+	size_t at = 0;
+
+	for (uint32_t i = 0; i < p->hash->chunk_tokens; i++) {
+		if (at >= avail)
+			return 0;
+		if (raw[at] < 0x80)
+			at += 1; /* positive fixint */
+		else if (raw[at] >= 0xcc && raw[at] <= 0xce)
+			at += 1 + (1u << (raw[at] - 0xcc)); /* uint 8, 16, 32 */
+		else
+			return 0;
+	}
+	return at <= avail ? at : 0;
 }
 
 static bool matches(const struct node *n, uint32_t parent, const uint8_t *raw, size_t avail)
@@ -165,12 +178,16 @@ static uint32_t find_child(struct prefix *p, uint32_t parent, const uint8_t *raw
 {
 	const struct node *from = node_at(p, parent);
 	uint32_t guess = from->last_child, i, tries = 0;
+	size_t bytes;
 
 	if (guess && matches(node_at(p, guess), parent, raw, avail))
 		return guess;
-	if (avail < hashed_bytes(p) || from->children == (guess != 0))
+	if (from->children == (guess != 0))
 		return 0; /* no child but the one just compared */
-	for (i = p->buckets[bucket_of(p, parent, raw, hashed_bytes(p))]; i && tries < MAX_TRIES; tries++) {
+	bytes = chunk_bytes(p, raw, avail);
+	if (!bytes)
+		return 0;
+	for (i = p->buckets[bucket_of(p, parent, raw, bytes)]; i && tries < MAX_TRIES; tries++) {
 		struct node *n = node_at(p, i);
 
 		if (matches(n, parent, raw, avail)) {
@@ -251,25 +268,36 @@ static void unlink_node(struct prefix *p, uint32_t i)
 	p->stats.evicted++;
 }
 
-/* A free node, or a leaf nobody used since the hand last passed. 0 when everything is in use. */
+static bool evictable(const struct node *n)
+{
+	return !n->live || (!n->children && !n->pins && !n->used);
+}
+
+static uint32_t evict(struct prefix *p, uint32_t i)
+{
+	if (node_at(p, i)->live) {
+		p->next_victim = node_at(p, i)->parent;
+		unlink_node(p, i);
+	}
+	return i;
+}
+
+/* A free node, or a leaf nobody used since the hand last passed; its parent, now perhaps a leaf, is the next to go, so that one
+ * find pays for a whole forgotten prompt. 0 when nothing was found in a bounded number of steps. */
 static uint32_t take_node(struct prefix *p)
 {
+	uint32_t next = p->next_victim;
+
 	if (p->top <= p->capacity)
 		return p->top++;
-	for (uint32_t step = 0; step < 2 * p->capacity; step++) {
-		struct node *n;
-
+	p->next_victim = 0;
+	if (next && evictable(node_at(p, next)))
+		return evict(p, next);
+	for (uint32_t step = 0; step < MAX_STEPS; step++) {
 		p->hand = p->hand % p->capacity + 1;
-		n = node_at(p, p->hand);
-		if (n->live && (n->children || n->pins))
-			continue;
-		if (n->live && n->used) {
-			n->used = 0;
-			continue;
-		}
-		if (n->live)
-			unlink_node(p, p->hand);
-		return p->hand;
+		if (evictable(node_at(p, p->hand)))
+			return evict(p, p->hand);
+		node_at(p, p->hand)->used = 0;
 	}
 	return 0;
 }
@@ -282,12 +310,12 @@ static bool remember(struct prefix_walk *w, const struct store_hash *hash, const
 	struct node *n;
 
 	if (!i) {
-		if (bytes > p->max_raw || bytes < hashed_bytes(p) || !(i = take_node(p)))
+		if (bytes > p->max_raw || !(i = take_node(p)))
 			return false;
 		n = node_at(p, i);
 		*n = (struct node){.hash = *hash, .parent = parent, .raw_bytes = (uint32_t)bytes, .live = 1, .used = 1};
 		memcpy(n->raw, raw, bytes);
-		n->bucket = bucket_of(p, parent, raw, hashed_bytes(p));
+		n->bucket = bucket_of(p, parent, raw, bytes);
 		n->bucket_next = p->buckets[n->bucket];
 		p->buckets[n->bucket] = i;
 		node_at(p, parent)->children++;

@@ -99,7 +99,7 @@ static void *populate(void *arg)
 	prefix_populate(srv->prefix);
 	for (uint32_t i = 0; i < arena_nranges(srv->arena); i++) {
 		uint64_t bytes = arena_range(srv->arena, i)->bytes;
-		uint64_t share = want / arena_nranges(srv->arena);
+		uint64_t share = (uint64_t)((double)want * (double)bytes / (double)arena_bytes(srv->arena));
 
 		for (uint64_t upto = 0; upto < bytes && upto < share && !atomic_load(&srv->stopping);) {
 			upto = bytes - upto < step ? bytes : upto + step;
