@@ -563,7 +563,7 @@ int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms)
 	out->contexts = all ? mem_calloc(n ? n : 1, sizeof(*out->contexts)) : NULL;
 	if (!out->contexts)
 		err = -ENOMEM;
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; all && i < n; i++) {
 		if (!err)
 			err = fill(&out->contexts[out->ncontexts++], all[i], out->chunk_size, now_ms);
 		ctx_put(r, all[i]);

@@ -204,7 +204,7 @@ void liveness_open(struct server *srv, struct ctx *c);
 void liveness_watch(struct server *srv, struct ctx *c);
 void liveness_event(struct server *srv, uint64_t instance_id);
 /* ctx_dead_fn: the locks of a dead engine's requests go back. */
-void liveness_dead(void *srv, const struct ctx *c);
+void liveness_dead(void *arg, const struct ctx *c);
 
 /* ---- HTTP's view (snapshot.c) -------------------------------------------------------------------------------------- */
 

@@ -377,7 +377,8 @@ int server_main(int argc, char **argv)
 		return 1;
 	keep_freed_memory();
 	srv->epoll_fd = srv->signal_fd = srv->timer_fd = -1;
-	srv->started_ms = srv->tick_ms = clock_ms();
+	srv->started_ms = clock_ms();
+	srv->tick_ms = srv->started_ms;
 	err = conf_parse(argc, argv, &srv->conf, &why);
 	if (err) {
 		if (err < 0)
