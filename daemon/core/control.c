@@ -161,18 +161,11 @@ static void finish(struct control *c, struct task *t)
 
 /* ---- receiving ------------------------------------------------------------------------------------------------- */
 
-static bool more(void *socket)
-{
-	int v = 0;
-	size_t n = sizeof(v);
-
-	return zmq_getsockopt(socket, ZMQ_RCVMORE, &v, &n) == 0 && v;
-}
-
 /* Reads one multipart message into t. 1: a request; 0: nothing there; -1: dropped (it was read to its end). */
 static int receive(struct control *c, struct task *t)
 {
 	zmq_msg_t *head[3] = {&t->id, &t->uid, &t->type}, rest;
+	bool more;
 	uint32_t n = 0, extra = 0;
 
 	for (int i = 0; i < 3; i++)
@@ -180,7 +173,8 @@ static int receive(struct control *c, struct task *t)
 	if (zmq_msg_recv(&t->id, c->router.socket, ZMQ_DONTWAIT) < 0)
 		return 0;
 	t->received_ns = clock_ns();
-	while (more(c->router.socket)) {
+	more = zmq_msg_more(&t->id);
+	while (more) {
 		zmq_msg_t *m = &rest;
 
 		if (n < 2)
@@ -192,6 +186,7 @@ static int receive(struct control *c, struct task *t)
 		zmq_msg_init(m);
 		if (zmq_msg_recv(m, c->router.socket, ZMQ_DONTWAIT) < 0)
 			break;
+		more = zmq_msg_more(m);
 		if (m == &rest)
 			zmq_msg_close(m);
 		else

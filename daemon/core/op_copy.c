@@ -140,10 +140,10 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 	struct session_range held = range_held(e, r, g, e->objs);
 	uint32_t missing;
 	store_ns ns = range_ns_find(e, r);
-	int err = -ENOENT;
+	int err = ctx_faulted(c) ? -EFAULT : -ENOENT;
 	uint64_t t0 = 0;
 
-	if (ns || g->n == 0)
+	if (err != -EFAULT && (ns || g->n == 0))
 		err = store_lock_all(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, clock_ms(),
 				     e->objs, &missing);
 	if (!err) {
@@ -177,7 +177,7 @@ void op_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
 		why_set(&why, -ENOENT, "unknown instance");
 	} else if (check_request(e, r, c, blocks, &g, &why) == 0) {
 		metric_add(e->srv->metrics, M_NUM_SUBMITTED_RETRIEVES, 1);
-		err = ctx_faulted(c) ? -EFAULT : retrieve_range(e, r, c, blocks, &g);
+		err = retrieve_range(e, r, c, blocks, &g);
 		metric_add(e->srv->metrics, M_NUM_FINISHED_RETRIEVES, 1);
 		if (err == -EFAULT)
 			why_set(&why, err, "the engine's shared memory vanished during the copy");

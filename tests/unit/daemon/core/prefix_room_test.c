@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sys/resource.h>
+#include <time.h>
 
 /* Far more different chunks than the cache holds: it stays at its size, answers right, and goes on remembering. */
 static void test_1_eviction(void **state)
@@ -300,6 +301,63 @@ static void test_8_no_allocation_after_create(void **state)
 	free(q);
 }
 
+static double seconds_of(struct reader *r, const struct prompt *q)
+{
+	struct timespec a, b;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+	ask(r, q, 0);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+	return (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* A prompt that enters a full cache costs about what it costs in one with room: what must go is found in bounded steps, though
+ * every node was used since the hand last passed. */
+static void test_9_a_full_cache_is_not_slow(void **state)
+{
+	enum { ROUNDS = 31, CHUNK = 16, CHUNKS = 500 };
+	struct rnd rnd = rnd_start("full cache");
+	struct chash h = hash_new(CHUNK);
+	struct prefix *roomy = cache_new(&h, 64 << 20), *full = cache_new(&h, 8 << 20);
+	struct prompt *q = prompt_new();
+	double with_room[ROUNDS], without[ROUNDS];
+	struct reader a, b;
+	(void)state;
+
+	reader_open(&a, &h, roomy, MAX_TOKENS);
+	reader_open(&b, &h, full, MAX_TOKENS);
+	while (stats(full).evicted == 0) {
+		prompt_cut(q, 0);
+		prompt_grow(q, &rnd, CHUNK * CHUNKS);
+		ask(&b, q, 0);
+		ask(&b, q, 0); /* used again */
+	}
+	for (int i = 0; i < ROUNDS; i++) {
+		prompt_cut(q, 0);
+		prompt_grow(q, &rnd, CHUNK * CHUNKS);
+		with_room[i] = seconds_of(&a, q);
+		without[i] = seconds_of(&b, q);
+	}
+	qsort(with_room, ROUNDS, sizeof(double), by_value);
+	qsort(without, ROUNDS, sizeof(double), by_value);
+	assert_true(stats(full).evicted >= (ROUNDS - 1) * CHUNKS);
+	if (!UNDER_SANITIZER && without[ROUNDS / 2] > 5 * with_room[ROUNDS / 2])
+		fail_msg("%.0f us in a full cache, %.0f us in one with room", without[ROUNDS / 2] * 1e6,
+			 with_room[ROUNDS / 2] * 1e6);
+	reader_close(&a);
+	reader_close(&b);
+	prefix_destroy(roomy);
+	prefix_destroy(full);
+	free(q);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,6 +369,7 @@ int main(void)
 		cmocka_unit_test(test_6_four_threads),
 		cmocka_unit_test(test_7_out_of_memory),
 		cmocka_unit_test(test_8_no_allocation_after_create),
+		cmocka_unit_test(test_9_a_full_cache_is_not_slow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

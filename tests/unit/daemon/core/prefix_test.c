@@ -271,6 +271,40 @@ static void test_09_the_largest_chunk(void **state)
 	free(q);
 }
 
+/* Conversations that begin alike (a chat template) and part within their first chunk, or the second: however many there are,
+ * each is found whole again, in any order. */
+static void test_10_many_conversations_of_one_template(void **state)
+{
+	enum { CONVERSATIONS = 3000, TEMPLATE = 48, CHUNK = 64 };
+	struct rnd rnd = rnd_start("one template");
+	struct chash h = hash_new(CHUNK);
+
+	(void)state;
+	for (uint32_t shared = TEMPLATE; shared <= CHUNK + TEMPLATE; shared += CHUNK) {
+		struct prefix *p = cache_new(&h, 64 << 20);
+		struct prompt *q = prompt_new();
+		struct reader r;
+		uint32_t known = 0;
+
+		reader_open(&r, &h, p, MAX_TOKENS);
+		for (uint32_t turn = 0; turn < 2; turn++) {
+			for (uint32_t i = 0; i < CONVERSATIONS; i++) {
+				uint32_t who = turn ? rnd_below(&rnd, CONVERSATIONS) : i;
+
+				prompt_cut(q, 0);
+				for (uint32_t k = 0; k < 3 * CHUNK; k++)
+					prompt_add(q, k < shared ? k : k == shared ? 100000 + who : k % 7, 0);
+				known += ask(&r, q, 0) == 3 && turn;
+			}
+		}
+		/* a bucket may hold a few others before the one wanted: MAX_TRIES bounds the walk, rarely at a cost */
+		assert_true(known >= CONVERSATIONS * 995 / 1000);
+		reader_close(&r);
+		prefix_destroy(p);
+		free(q);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -283,6 +317,7 @@ int main(void)
 		cmocka_unit_test(test_07_reused_message_memory),
 		cmocka_unit_test(test_08_random_requests),
 		cmocka_unit_test(test_09_the_largest_chunk),
+		cmocka_unit_test(test_10_many_conversations_of_one_template),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -220,6 +220,10 @@ static void test_06_memory_that_vanishes(void **state)
 	assert_int_equal(fix_stats(f.srv->store).reserved, 0);
 	assert_false(fx_retrieve(&f, "before", 16));
 	assert_false(fx_store(&f, "b", 16)); /* known to be gone */
+	assert_int_equal(fix_stats(f.srv->store).locked, 0);
+	assert_int_equal(fx_lookup(&f, "before", 16), 16); /* of a memory known to be gone: its locks go back, too */
+	assert_false(fx_retrieve(&f, "before", 16));
+	assert_int_equal(fix_stats(f.srv->store).locked, 0);
 	assert_true(sessions_end(f.srv->sessions, slice_str("before"), PEER_OWNER, 0));
 	assert_int_equal(fix_stats(f.srv->store).locked, 0);
 	engine_resize(&f.mem, 1, f.mem.bytes);
