@@ -1,0 +1,118 @@
+/* plan.h - where L1's pools, our threads and each device's work go, and why.
+ *
+ * A pure function: the same machine and wishes give the same plan, byte for byte; no system call, no clock, no global. Every
+ * line has a reason and names the source of the fact it rests on. Never more pages than a node has, no thread on a node
+ * without CPUs, no pool on a node of slow or GPU memory unless it is named by hand; what does not fit is a stated shortage.
+ *
+ * Threads: any. What can fail: plan_make (-EINVAL wishes that contradict themselves, -ENOMEM).
+ */
+#ifndef NUMA_PLAN_H
+#define NUMA_PLAN_H
+
+#include "numa/machine.h"
+
+#include <jansson.h>
+
+enum plan_policy { PLAN_LOCAL, PLAN_SPREAD, PLAN_PACK, PLAN_MANUAL, PLAN_POLICIES };
+struct plan_policy_row {
+	const char *name, *help; /* one line */
+};
+extern const struct plan_policy_row plan_policies[PLAN_POLICIES];
+
+/* yes: or fail; try: or fall back with one line and a metric; no: do not. As UCX words it. */
+enum plan_want { WANT_NO, WANT_TRY, WANT_YES };
+
+enum plan_backing { BACK_HUGETLB, BACK_SHM_THP, BACK_SHM };
+
+struct plan_conf {
+	enum plan_policy policy;
+	uint64_t l1_bytes;
+	enum plan_want numa; /* bind pools to nodes */
+	enum plan_want huge_1g, huge_2m, thp;
+	uint32_t transfer_workers, lookup_workers; /* in all; 0 = the plan chooses */
+	/* manual: what each node gets; bytes 0 with all nodes listed = even */
+	struct {
+		node_id node;
+		uint64_t bytes;
+	} manual[64];
+	uint32_t nmanual;
+};
+
+struct plan_line { /* why, and by which fact */
+	char reason[160], source[160];
+};
+
+struct plan_pool {
+	node_id node; /* unknown: not bound (one node, or binding is not wanted) */
+	enum plan_backing backing;
+	uint64_t page_bytes, bytes;
+	uint64_t pages, pages_free; /* hugetlb: wanted by this pool, and free on the node when looked at */
+	struct plan_line line;
+};
+
+enum plan_role { ROLE_TRANSFER, ROLE_LOOKUP, ROLE_CONTROL, ROLE_HTTP, ROLE_POPULATE, ROLE_NIC, ROLE_NVME };
+
+struct plan_thread {
+	enum plan_role role;
+	uint32_t index;                   /* within the role */
+	node_id node;                     /* unknown: any of `cpus` */
+	struct cpu_set cpus;              /* never empty */
+	const struct mach_device *device; /* ROLE_NIC, ROLE_NVME */
+	struct plan_line line;
+};
+
+struct plan_device { /* one per device of the machine, in its order */
+	const struct mach_device *device;
+	uint32_t pool;   /* index; UINT32_MAX: any */
+	uint32_t thread; /* index of its ROLE_NIC or ROLE_NVME thread; UINT32_MAX none */
+	struct plan_line line;
+};
+
+enum plan_severity { PLAN_NOTICE, PLAN_WARNING, PLAN_SHORTAGE };
+
+struct plan_note {
+	enum plan_severity severity;
+	char text[256], remedy[256]; /* the command or line that would fix it; "" none */
+};
+
+/* A line an operator may execute to get there. */
+enum plan_action_kind {
+	ACT_SYSFS /* write `value` to `path`; numa apply does these */,
+	ACT_SYSCTL,
+	ACT_KERNEL_ARG,
+	ACT_UNIT /* systemd */
+};
+struct plan_action {
+	enum plan_action_kind kind;
+	char path[160], value[128];
+	struct plan_line line;
+};
+
+struct plan {
+	const struct machine *machine; /* borrowed */
+	struct plan_conf conf;
+	struct plan_pool *pools;
+	struct plan_thread *threads;
+	struct plan_device *devices;
+	struct plan_note *notes;
+	struct plan_action *actions;
+	uint32_t npools, nthreads, ndevices, nnotes, nactions;
+	uint64_t shortage_bytes; /* of l1_bytes, that found no place */
+};
+
+int plan_make(const struct machine *m, const struct plan_conf *conf, struct plan **out, struct why *why);
+void plan_destroy(struct plan *p);
+
+/* The pool of a node; UINT32_MAX when it has none. */
+uint32_t plan_pool_of(const struct plan *p, node_id node);
+/* Thread i of a role; NULL when there is none. */
+const struct plan_thread *plan_thread_of(const struct plan *p, enum plan_role role, uint32_t i);
+const char *plan_role_name(enum plan_role r);
+const char *plan_backing_name(enum plan_backing b);
+
+/* New reference, NULL when out of memory. */
+json_t *plan_json(const struct plan *p);
+/* At most 80 columns. */
+void plan_print(const struct plan *p, FILE *out);
+
+#endif
