@@ -98,7 +98,9 @@ static int finish(struct conf *c, struct why *why)
 			       "--worker-registration-grace-seconds %g: must be at least "
 			       "--worker-reap-timeout-seconds (%g)",
 			       c->worker_registration_grace_seconds, c->worker_reap_timeout_seconds);
-	rc = check_bind(c, "host", c->host, why);
+	rc = conf_placement(c, why);
+	if (rc == 0)
+		rc = check_bind(c, "host", c->host, why);
 	if (rc == 0 && !c->no_http)
 		rc = check_bind(c, "http-host", c->http_host, why);
 	return rc;

@@ -24,6 +24,20 @@ enum conf_transfer { CONF_TRANSFER_AUTO, CONF_TRANSFER_LMCACHE_DRIVEN, CONF_TRAN
 enum conf_policy { CONF_LRU, CONF_NOOP, CONF_ISOLATED_LRU };
 enum conf_engine { CONF_ENGINE_DEFAULT };
 enum conf_wire { CONF_WIRE_ZMQ };
+enum conf_numa_policy { CONF_NUMA_LOCAL, CONF_NUMA_SPREAD, CONF_NUMA_PACK, CONF_NUMA_MANUAL };
+enum conf_want { CONF_WANT_NO, CONF_WANT_TRY, CONF_WANT_YES };
+enum conf_spill { CONF_SPILL_NEAR, CONF_SPILL_EVICT };
+
+#define CONF_MAX_MAP 64u
+struct conf_map_node {
+	uint32_t node;  /* OS number */
+	uint64_t bytes; /* 0: an even share */
+};
+
+/* What --l1-pages means, per size: TRY when a smaller one named after it may take its place, YES when it is the last. */
+struct conf_pages {
+	enum conf_want huge_1g, huge_2m, thp;
+};
 
 #define CONF_VERSION "0.1.0"
 
@@ -49,6 +63,7 @@ struct conf {
 	/* L1 Memory Manager, L1 Manager TTL */
 	double l1_size_gb; /* GiB; required */
 	bool l1_use_lazy;
+	bool l1_use_hugepages;                              /* the same as l1_pages "2m" */
 	double l1_init_size_gb;                             /* 20, never more than l1_size_gb */
 	uint32_t l1_align_bytes;                            /* 4096 */
 	uint32_t l1_write_ttl_seconds, l1_read_ttl_seconds; /* 600, 300 */
@@ -67,6 +82,16 @@ struct conf {
 	uint32_t max_message_mb;    /* largest ZMQ message; 512 MiB */
 	bool legacy_metrics;        /* true: also export generation A names */
 	enum log_level log_level;   /* LMCACHE_LOG_LEVEL */
+	enum conf_numa_policy numa_policy;
+	enum conf_want numa; /* binding of L1 and threads; try */
+	char *numa_map;      /* NULL; with manual: "0=32G,1=32G" */
+	enum conf_spill numa_spill;
+	uint32_t numa_check_seconds; /* 30; 0 = off */
+	char *l1_pages;              /* "auto", "2m", "1g,2m,4k" */
+	/* Not options: what the two texts above say. */
+	struct conf_map_node map[CONF_MAX_MAP];
+	uint32_t nmap;
+	struct conf_pages pages;
 	/* Where a value came from, by option index (see conf_option_count): 'd', 'f', 'e', 'c'. For dumps. */
 	uint8_t *source;
 };

@@ -97,6 +97,15 @@ int conf_apply(struct conf *c, struct conf_match m, const char *text, uint8_t so
 int conf_warn_deprecated(unsigned index, const char *where);
 int conf_refuse_absent(unsigned index, const char *where, struct why *why);
 
+/* ---- placement.c */
+
+/* "auto" or sizes from large to small. 0 or -EINVAL. */
+int conf_pages_parse(const char *text, struct conf_pages *out, struct why *why);
+/* "0=32G,1=512M" or "0,1"; either all have a size or none. 0 or -EINVAL. */
+int conf_map_parse(const char *text, struct conf_map_node out[CONF_MAX_MAP], uint32_t *n, struct why *why);
+/* Fills map and pages of the conf, and checks that the options fit each other. */
+int conf_placement(struct conf *c, struct why *why);
+
 /* ---- cli.c, file.c, env.c */
 
 /* What the command line gave: the last text for each option (borrowed from argv), NULL where nothing was given. */

@@ -32,14 +32,15 @@ static json_t *mp_config(const struct conf *c)
 
 static json_t *storage_config(const struct conf *c)
 {
-	return json_pack("{s:{s:{s:I, s:b, s:I, s:I}, s:I, s:I}, s:{s:s, s:f, s:f}, s:{s:[]}, s:s, s:s, s:i}",
+	return json_pack("{s:{s:{s:I, s:b, s:I, s:I, s:b}, s:I, s:I}, s:{s:s, s:f, s:f}, s:{s:[]}, s:s, s:s, s:i}",
 			 "l1_manager_config", "memory_config", "size_in_bytes", gib(c->l1_size_gb), "use_lazy",
 			 (int)c->l1_use_lazy, "init_size_in_bytes", gib(c->l1_init_size_gb), "align_bytes",
-			 (json_int_t)c->l1_align_bytes, "write_ttl_seconds", (json_int_t)c->l1_write_ttl_seconds,
-			 "read_ttl_seconds", (json_int_t)c->l1_read_ttl_seconds, "eviction_config", "eviction_policy",
-			 name(c, CONF_AT_eviction_policy), "trigger_watermark", c->eviction_trigger_watermark,
-			 "eviction_ratio", c->eviction_ratio, "l2_adapter_config", "adapters", "store_policy",
-			 "default", "prefetch_policy", "default", "prefetch_max_in_flight", 8);
+			 (json_int_t)c->l1_align_bytes, "use_hugepages", (int)c->l1_use_hugepages, "write_ttl_seconds",
+			 (json_int_t)c->l1_write_ttl_seconds, "read_ttl_seconds", (json_int_t)c->l1_read_ttl_seconds,
+			 "eviction_config", "eviction_policy", name(c, CONF_AT_eviction_policy), "trigger_watermark",
+			 c->eviction_trigger_watermark, "eviction_ratio", c->eviction_ratio, "l2_adapter_config",
+			 "adapters", "store_policy", "default", "prefetch_policy", "default", "prefetch_max_in_flight",
+			 8);
 }
 
 /* max_queue_size and prometheus_port have no counterpart here; scripts that read the blob expect the keys. */
@@ -53,11 +54,14 @@ static json_t *obs_config(const struct conf *c)
 
 static json_t *our_config(const struct conf *c)
 {
-	return json_pack("{s:s, s:s?, s:s?, s:s?, s:b, s:I, s:I, s:b, s:s, s:b}", "version", CONF_VERSION, "config",
-			 c->config, "dialect", c->dialect, "state_dir", c->state_dir, "insecure_allow_remote",
-			 (int)c->insecure_allow_remote, "max_tokens", (json_int_t)c->max_tokens, "max_message_mb",
-			 (json_int_t)c->max_message_mb, "legacy_metrics", (int)c->legacy_metrics, "log_level",
-			 name(c, CONF_AT_log_level), "no_http", (int)c->no_http);
+	return json_pack("{s:s, s:s?, s:s?, s:s?, s:b, s:I, s:I, s:b, s:s, s:b, s:s, s:s, s:s?, s:s, s:I, s:s}",
+			 "version", CONF_VERSION, "config", c->config, "dialect", c->dialect, "state_dir", c->state_dir,
+			 "insecure_allow_remote", (int)c->insecure_allow_remote, "max_tokens",
+			 (json_int_t)c->max_tokens, "max_message_mb", (json_int_t)c->max_message_mb, "legacy_metrics",
+			 (int)c->legacy_metrics, "log_level", name(c, CONF_AT_log_level), "no_http", (int)c->no_http,
+			 "numa_policy", name(c, CONF_AT_numa_policy), "numa", name(c, CONF_AT_numa), "numa_map",
+			 c->numa_map, "numa_spill", name(c, CONF_AT_numa_spill), "numa_check_seconds",
+			 (json_int_t)c->numa_check_seconds, "l1_pages", c->l1_pages);
 }
 
 char *conf_json(const struct conf *c)

@@ -22,6 +22,14 @@ static const struct conf_name conf_policy_names[] = {{"LRU", CONF_LRU},
 						     {"noop", CONF_NOOP},
 						     {"ARC", CONF_NAME_ABSENT},
 						     {NULL, 0}};
+static const struct conf_name conf_numa_policy_names[] = {{"local", CONF_NUMA_LOCAL},
+							  {"spread", CONF_NUMA_SPREAD},
+							  {"pack", CONF_NUMA_PACK},
+							  {"manual", CONF_NUMA_MANUAL},
+							  {NULL, 0}};
+static const struct conf_name conf_want_names[] = {
+	{"yes", CONF_WANT_YES}, {"try", CONF_WANT_TRY}, {"no", CONF_WANT_NO}, {NULL, 0}};
+static const struct conf_name conf_spill_names[] = {{"near", CONF_SPILL_NEAR}, {"evict", CONF_SPILL_EVICT}, {NULL, 0}};
 /* WARN and CRITICAL are what Python's logging also understands. */
 static const struct conf_name conf_log_names[] = {{"DEBUG", LOG_LVL_DEBUG},
 						  {"INFO", LOG_LVL_INFO},

@@ -68,11 +68,17 @@ static bool is_canonical(const struct conf_option *o, unsigned n)
 /* The k-th (1, 2, 3) valid text for an option, different from its neighbours and from the default where the type allows. */
 static void sample(const struct conf_option *o, unsigned k, char *buf, size_t cap)
 {
+	static const char *const pages[] = {"auto", "2m", "1g,4k", "thp"};
 	unsigned n = 0;
 
 	switch (o->type) {
 	case CONF_STR:
-		snprintf(buf, cap, "127.0.0.%u", 1 + k);
+		if (o == &conf_options[CONF_AT_l1_pages])
+			snprintf(buf, cap, "%s", pages[k % 4]);
+		else if (o == &conf_options[CONF_AT_numa_map])
+			snprintf(buf, cap, "0,%u", k);
+		else
+			snprintf(buf, cap, "127.0.0.%u", 1 + k);
 		break;
 	case CONF_U32:
 		snprintf(buf, cap, "%.0f", o->pow2 ? 4096.0 * (1u << k) : o->min + 1 + k);
@@ -137,6 +143,15 @@ static void expect(unsigned i, const char *flag_text, const char *file, const ch
 		n = 2;
 	} else if (o->required) {
 		n = 2;
+	}
+	/* each needs the other */
+	if (i == CONF_AT_numa_map && source != 'd') {
+		args[n++] = "--numa-policy";
+		args[n++] = "manual";
+	}
+	if (i == CONF_AT_numa_policy && strcmp(want, "manual") == 0) {
+		args[n++] = "--numa-map";
+		args[n++] = "0";
 	}
 	if (file) {
 		args[n++] = "--config";
