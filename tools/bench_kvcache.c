@@ -281,7 +281,10 @@ static int bench(const struct cli_cmd *cmd, const struct bench_opts *o, struct b
 
 int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv)
 {
-	const struct cli_spec spec = {rows, sizeof(rows) / sizeof(rows[0]), CLI_DEFAULT_ZMQ, 60, false};
+	const struct cli_spec spec = {.opts = rows,
+				      .nopts = sizeof(rows) / sizeof(rows[0]),
+				      .default_url = CLI_DEFAULT_ZMQ,
+				      .default_timeout_s = 60};
 	struct bench_opts o = {.model = "llama-3.1-8b",
 			       .dialect = "D6",
 			       .document = DOCUMENT,

@@ -3,7 +3,7 @@
  * One table (commands.c) names every command, ours and those of the upstream tree which this release does not have; help
  * texts and dispatch come from it. A command declares its options as rows of `struct cli_opt`; parsing, range checks and
  * --help (argp) come from them.
- * Exit codes: 0 fine, 1 failed, 2 usage. Source: shared surface reference, section 4.
+ * Exit codes: 0 fine, 1 failed, 2 usage. `numa` has two more. Source: shared surface reference, section 4.
  * Threads: main only.
  */
 #ifndef TOOLS_CLI_H
@@ -20,6 +20,8 @@
 #define CLI_OK             0
 #define CLI_FAILED         1
 #define CLI_USAGE          2
+#define CLI_UNREADABLE     3 /* numa: what was to be read is not there or not what it should be, or not this system */
+#define CLI_ROLLED_BACK    4 /* numa apply: the system gave less, everything is as before */
 
 #define CLI_DEFAULT_HTTP   "http://localhost:8080"
 #define CLI_DEFAULT_ZMQ    "tcp://localhost:5555"
@@ -77,9 +79,12 @@ struct cli_common {
 struct cli_spec {
 	const struct cli_opt *opts;
 	size_t nopts;
-	const char *default_url;
+	const char *default_url; /* NULL: the command needs no server, url_text stays NULL when --url is absent */
 	double default_timeout_s;
-	bool csv; /* --format csv exists */
+	bool csv;          /* --format csv exists */
+	const char *arg;   /* one word without dashes may follow: its name in --help; NULL = none */
+	size_t arg_offset; /* of its const char * */
+	const char *after; /* what --help says below the options; NULL = nothing */
 };
 
 /* Parses into `common` and the struct it is the first member of (offsets count from `common`), which the caller has

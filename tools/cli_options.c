@@ -99,6 +99,11 @@ static void set_value(struct parse *p, const struct cli_opt *o, const char *text
 	}
 }
 
+static const char **arg_field(struct parse *p)
+{
+	return (const char **)(void *)((char *)p->out + p->spec->arg_offset);
+}
+
 static error_t parse_key(int key, char *arg, struct argp_state *state)
 {
 	struct parse *p = state->input;
@@ -110,6 +115,8 @@ static error_t parse_key(int key, char *arg, struct argp_state *state)
 	if (key == '?') {
 		argp_state_help(state, stdout, ARGP_HELP_STD_HELP & ~ARGP_HELP_EXIT_OK);
 		p->code = CLI_OK;
+	} else if (key == ARGP_KEY_ARG && p->code < 0 && p->spec->arg && !*arg_field(p)) {
+		*arg_field(p) = arg;
 	} else if (key == ARGP_KEY_ARG && p->code < 0) {
 		p->code = cli_usage(p->cmd, "'%.64s' is not expected here", arg);
 	} else if (key != ARGP_KEY_ARG && key >= FIRST_KEY + MAX_ROWS) {
@@ -129,7 +136,8 @@ static void add_row(struct parse *p, struct argp_option *to, const struct cli_op
 		snprintf(p->help[i], sizeof(p->help[i]), "%s: %s", o->help, no_csv ? "terminal|json" : o->choices);
 		text = p->help[i];
 	} else if (strcmp(o->name, "url") == 0) {
-		snprintf(p->help[i], sizeof(p->help[i]), "%s (default %s)", o->help, p->spec->default_url);
+		snprintf(p->help[i], sizeof(p->help[i]), "%s (default %s)", o->help,
+			 p->spec->default_url ? p->spec->default_url : "none");
 		text = p->help[i];
 	}
 	to[i] = (struct argp_option){.name = o->name,
@@ -145,7 +153,7 @@ static int check_common(struct parse *p, struct cli_common *common)
 	struct why why;
 	if (common->format == REPORT_CSV && !p->spec->csv)
 		return cli_usage(p->cmd, "--format csv: expected terminal|json");
-	if (url_parse(common->url_text, &common->url, &why))
+	if (common->url_text && url_parse(common->url_text, &common->url, &why))
 		return cli_usage(p->cmd, "--url: %s", why.text);
 	return -1;
 }
@@ -164,7 +172,9 @@ int cli_parse(const struct cli_cmd *cmd, const struct cli_spec *spec, int argc, 
 		add_row(&p, options, &common_rows[i]);
 	options[p.nrows] =
 		(struct argp_option){.name = "help", .key = '?', .doc = "Print this help", .group = MAX_ROWS};
-	const struct argp argp = {.options = options, .parser = parse_key, .doc = cmd->help};
+	char doc[1024];
+	snprintf(doc, sizeof(doc), "%s%s%s", cmd->help, spec->after ? "\v" : "", spec->after ? spec->after : "");
+	const struct argp argp = {.options = options, .parser = parse_key, .args_doc = spec->arg, .doc = doc};
 	char *saved = argc > 0 ? argv[0] : NULL, *none[] = {name, NULL};
 	char **args = argc > 0 ? argv : none;
 	args[0] = name;

@@ -90,7 +90,8 @@ int cmd_kvcache_end_session(const struct cli_cmd *cmd, int argc, char **argv)
 		{"request-id", 0, "ID", CLI_STR, offsetof(struct end_opts, request_id), 0, 0, NULL,
 		 "Request whose session ends (required)"},
 	};
-	const struct cli_spec spec = {rows, 1, CLI_DEFAULT_HTTP, 5, false};
+	const struct cli_spec spec = {
+		.opts = rows, .nopts = 1, .default_url = CLI_DEFAULT_HTTP, .default_timeout_s = 5};
 	struct end_opts o = {0};
 	struct why why = {0};
 	int code = cli_parse(cmd, &spec, argc, argv, &o.common);

@@ -131,7 +131,10 @@ static int check(const struct cli_cmd *cmd, const struct query_opts *o)
 
 int cmd_query_kvcache(const struct cli_cmd *cmd, int argc, char **argv)
 {
-	const struct cli_spec spec = {rows, sizeof(rows) / sizeof(rows[0]), CLI_DEFAULT_ZMQ, 5, false};
+	const struct cli_spec spec = {.opts = rows,
+				      .nopts = sizeof(rows) / sizeof(rows[0]),
+				      .default_url = CLI_DEFAULT_ZMQ,
+				      .default_timeout_s = 5};
 	struct query_opts o = {.world_size = 1, .salt = ""};
 	struct query q = {0};
 	struct why why = {0};

@@ -12,4 +12,14 @@ int cmd_kvcache_clear(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_kvcache_end_session(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
 
+int cmd_numa_show(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_explain(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_plan(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_check(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_apply(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_undo(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_verify(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_capture(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_numa_measure(const struct cli_cmd *cmd, int argc, char **argv);
+
 #endif
