@@ -55,7 +55,7 @@ static int lay_out(struct arena *a, const struct arena_conf *conf, struct why *w
 		uint64_t want = conf->nranges ? conf->range[i].bytes : conf->bytes;
 		struct arena_range *r = &a->range[i];
 
-		r->node = conf->nranges ? conf->range[i].node : -1;
+		r->node = conf->nranges ? conf->range[i].node : NODE_UNKNOWN;
 		r->start = a->bytes;
 		r->bytes = want / RANGE_ALIGN * RANGE_ALIGN;
 		if (r->bytes == 0)
@@ -190,7 +190,7 @@ static void bind_ranges(struct arena *a)
 {
 	for (uint32_t i = 0; a->nranges > 1 && i < a->nranges; i++) {
 		unsigned long mask[16] = {0};
-		int node = a->range[i].node;
+		int node = a->range[i].node.os;
 
 		if (node < 0 || node >= (int)(sizeof(mask) * 8))
 			continue;

@@ -61,7 +61,7 @@ static void plan_ranges(const struct server *srv, struct arena_conf *ac)
 
 		if ((double)ac->bytes * share < MIN_RANGE)
 			continue; /* a sliver of memory is no place for chunks */
-		ac->range[ac->nranges].node = node->os_index;
+		ac->range[ac->nranges].node = node_of(node->os_index);
 		ac->range[ac->nranges++].bytes = (uint64_t)((double)ac->bytes * share);
 	}
 }

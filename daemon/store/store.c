@@ -50,7 +50,7 @@ static void plan_ranges(struct store *s)
 		const struct arena_range *r = arena_range(s->arena, i);
 		uint64_t start = (r->start + align - 1) / align, end = (r->start + r->bytes) / align;
 		uint32_t units = end > start ? (uint32_t)(end - start) : 0;
-		slots_range(&s->slots, i, (uint32_t)start, units, r->node);
+		slots_range(&s->slots, i, (uint32_t)start, units, r->node.os);
 		s->total_units += units;
 	}
 }

@@ -60,7 +60,7 @@ static void test_01_anonymous(void **state)
 	assert_int_equal(arena_bytes(a), 4 * MIB);
 	assert_string_equal(arena_shm_name(a), "");
 	assert_int_equal(arena_nranges(a), 1);
-	assert_int_equal(arena_range(a, 0)->node, -1);
+	assert_int_equal(arena_range(a, 0)->node.os, -1);
 	assert_int_equal(arena_range(a, 0)->start, 0);
 	assert_int_equal(arena_range(a, 0)->bytes, 4 * MIB);
 	assert_int_equal(arena_committed(a, 0), 4 * MIB);
@@ -354,7 +354,7 @@ static void refused(const struct arena_conf *conf, int err, const char *says)
 static void test_09_bad_configurations(void **state)
 {
 	struct arena_conf many = {.shm_name = "", .nranges = ARENA_MAX_RANGES + 1};
-	struct arena_conf small = {.shm_name = "", .nranges = 2, .range = {{0, 2 * MIB}, {1, MIB}}};
+	struct arena_conf small = {.shm_name = "", .nranges = 2, .range = {{{0}, 2 * MIB, {{0}}}, {{1}, MIB, {{0}}}}};
 	char longer[300];
 	(void)state;
 
@@ -449,7 +449,10 @@ static void *grow(void *arg)
 static void test_12_threads_grow_it_together(void **state)
 {
 	struct arena_conf conf = {
-		.shm_name = "", .lazy = true, .nranges = 2, .range = {{-1, STEP + 20 * MIB}, {-1, STEP + 2 * MIB}}};
+		.shm_name = "",
+		.lazy = true,
+		.nranges = 2,
+		.range = {{NODE_UNKNOWN, STEP + 20 * MIB, {{0}}}, {NODE_UNKNOWN, STEP + 2 * MIB, {{0}}}}};
 	struct arena *a = open_ok(&conf);
 	struct grower g[4];
 	pthread_t t[4];
@@ -473,7 +476,9 @@ static void test_12_threads_grow_it_together(void **state)
 static void test_13_ranges_lie_one_after_another(void **state)
 {
 	struct arena_conf conf = {
-		.shm_name = "", .nranges = 3, .range = {{5, 2 * MIB + 777}, {-1, 6 * MIB}, {0, 4 * MIB}}};
+		.shm_name = "",
+		.nranges = 3,
+		.range = {{{5}, 2 * MIB + 777, {{0}}}, {NODE_UNKNOWN, 6 * MIB, {{0}}}, {{0}, 4 * MIB, {{0}}}}};
 	struct arena *a = open_ok(&conf);
 	static const uint64_t start[] = {0, 2 * MIB, 8 * MIB, 12 * MIB};
 	static const int node[] = {5, -1, 0};
@@ -484,7 +489,7 @@ static void test_13_ranges_lie_one_after_another(void **state)
 	for (uint32_t i = 0; i < 3; i++) {
 		assert_int_equal(arena_range(a, i)->start, start[i]);
 		assert_int_equal(arena_range(a, i)->bytes, start[i + 1] - start[i]);
-		assert_int_equal(arena_range(a, i)->node, node[i]);
+		assert_int_equal(arena_range(a, i)->node.os, node[i]);
 		assert_int_equal(arena_range_of(a, start[i]), i);
 		assert_int_equal(arena_range_of(a, start[i + 1] - 1), i);
 	}
@@ -494,7 +499,9 @@ static void test_13_ranges_lie_one_after_another(void **state)
 /* Nodes need not be of one size: not lazy means all of each. */
 static void test_14_uneven_ranges_are_committed_whole(void **state)
 {
-	struct arena_conf conf = {.shm_name = "", .nranges = 2, .range = {{-1, 2 * MIB}, {-1, STEP + 60 * MIB}}};
+	struct arena_conf conf = {.shm_name = "",
+				  .nranges = 2,
+				  .range = {{NODE_UNKNOWN, 2 * MIB, {{0}}}, {NODE_UNKNOWN, STEP + 60 * MIB, {{0}}}}};
 	struct arena *a = open_ok(&conf);
 	(void)state;
 

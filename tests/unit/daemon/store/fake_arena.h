@@ -33,7 +33,7 @@ static struct arena *fake_arena(uint32_t nranges, uint64_t range_bytes, uint64_t
 	if (a->base == MAP_FAILED)
 		abort();
 	for (uint32_t i = 0; i < nranges; i++) {
-		a->range[i] = (struct arena_range){(int)i, i * range_bytes, range_bytes};
+		a->range[i] = (struct arena_range){{(int)i}, i * range_bytes, range_bytes, false};
 		a->committed[i] = init;
 	}
 	return a;
