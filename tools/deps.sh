@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what is missing, by Debian package name, and nothing when all is there.
 #
-#   tools/deps.sh [--check] [build] [test] [lint] [fuzz]
+#   tools/deps.sh [--check] [build] [test] [lint] [fuzz] [bench]
 #
 # --check installs nothing and fails when something is missing. Without group names: build and test.
 set -u
@@ -48,6 +48,10 @@ find_missing() {
 			need cppcheck have_cmd cppcheck
 			need python3 test -x $python
 			;;
+		bench) # libraries ours is compared with
+			need libglib2.0-dev have_pkg glib-2.0
+			need libmsgpack-dev have_msgpack
+			;;
 		fuzz)
 			need clang have_cmd clang
 			need libclang-rt-dev have_fuzzer
@@ -59,6 +63,8 @@ find_missing() {
 		esac
 	done
 }
+
+have_msgpack() { have_pkg msgpackc || have_pkg msgpack || have_pkg msgpack-c; }
 
 have_fuzzer() {
 	local dir

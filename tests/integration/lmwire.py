@@ -11,7 +11,7 @@ import time
 import msgpack
 import zmq
 
-SAN = os.environ.get("LMCA_SAN") == "1"
+SAN = bool(os.environ.get("LMCA_SANITIZER"))     # make san sets it: "address" or "thread"
 SLOW = 6 if SAN else 1          # sanitizers are several times slower: all deadlines stretch
 STUB = b"stub_ipc_handle"       # what CPU clients send in place of a device event
 CHUNK = 256
