@@ -72,7 +72,7 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 		return true; /* no room for another namespace: skipped like no memory */
 	metric_add(srv->metrics, M_SM_WRITE_REQUESTS, 1);
 	range_touch(e, r, ns); /* before reserving: eviction must not take this prompt's own head */
-	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, -1, clock_ms(), e->objs);
+	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, NODE_UNKNOWN, clock_ms(), e->objs);
 	metric_add(srv->metrics, M_SM_WRITE_SUCCEED_KEYS, res.reserved);
 	metric_add(srv->metrics, M_SM_WRITE_FAILED_KEYS, res.present + res.refused);
 	metric_add(srv->metrics, M_L1_ALLOCATION_FAILURE_CHUNKS, res.refused);

@@ -91,9 +91,22 @@ static uint32_t heap_top(struct store *s)
 
 /* ---- lists ----------------------------------------------------------------------------------------------------- */
 
-static struct lru *lru_of(struct store *s, const struct obj *o)
+static struct lru *lru_of(struct store *s, uint32_t id)
 {
-	return s->policy == STORE_ISOLATED_LRU ? &salt_of(s, o)->lru : &s->lru;
+	return s->policy == STORE_ISOLATED_LRU ? &salt_of(s, obj_at(s, id))->lru : &s->lru[store_range_of(s, id)];
+}
+
+/* Of the ranges' lists the one whose oldest object is the oldest of all. NULL when all are empty. */
+static struct lru *oldest_list(struct store *s)
+{
+	struct lru *best = NULL;
+
+	for (uint32_t i = 0; i < s->slots.nranges; i++) {
+		struct lru *l = &s->lru[i];
+		if (l->n && (!best || obj_at(s, l->oldest)->seq < obj_at(s, best->oldest)->seq))
+			best = l;
+	}
+	return best;
 }
 
 static void salt_order(struct store *s, uint32_t salt)
@@ -110,7 +123,7 @@ static void salt_order(struct store *s, uint32_t salt)
 void lru_insert(struct store *s, uint32_t id)
 {
 	struct obj *o = obj_at(s, id);
-	struct lru *l = lru_of(s, o);
+	struct lru *l = lru_of(s, id);
 
 	s->seq += o->units;
 	o->seq = s->seq;
@@ -130,7 +143,7 @@ void lru_insert(struct store *s, uint32_t id)
 void lru_remove(struct store *s, uint32_t id)
 {
 	struct obj *o = obj_at(s, id);
-	struct lru *l = lru_of(s, o);
+	struct lru *l = lru_of(s, id);
 
 	check(o->flags & OBJ_LISTED);
 	o->flags &= ~(uint64_t)OBJ_LISTED;
@@ -182,7 +195,7 @@ struct lru *evict_next_list(struct store *s)
 	if (s->policy == STORE_NOOP)
 		return NULL;
 	if (s->policy == STORE_LRU)
-		return s->lru.n ? &s->lru : NULL;
+		return oldest_list(s);
 	salt = heap_top(s);
 	if (!salt)
 		salt = pick_quota_salt(s, false);
@@ -203,28 +216,66 @@ bool evict_allowed(const struct store *s, const struct obj *o, uint32_t level)
 	return t->limit_bytes == UINT64_MAX || (level == 1 && over_quota(t));
 }
 
-static uint32_t take_oldest(const struct store *s, const struct lru *l, uint32_t *ids, uint32_t n, uint32_t max)
+#define FILTER_STEPS 1024 /* objects of other ranges passed over in one list */
+
+static bool is_on(const struct store *s, uint32_t id, uint32_t range)
 {
-	for (uint32_t id = l->oldest; id && n < max; id = obj_at(s, id)->younger)
-		ids[n++] = id;
+	return range == STORE_ANY_RANGE || store_range_of(s, id) == range;
+}
+
+static uint32_t take_oldest(const struct store *s, const struct lru *l, uint32_t range, uint32_t *ids, uint32_t n,
+			    uint32_t max)
+{
+	int steps = FILTER_STEPS;
+
+	for (uint32_t id = l->oldest; id && n < max && steps; id = obj_at(s, id)->younger) {
+		if (is_on(s, id, range))
+			ids[n++] = id;
+		else
+			steps--;
+	}
 	return n;
 }
 
-uint32_t evict_anchors(struct store *s, uint32_t level, uint32_t *ids, uint32_t max)
+/* The oldest of all ranges together: their lists, each in order, merged. */
+static uint32_t merge_oldest(struct store *s, uint32_t *ids, uint32_t max)
+{
+	uint32_t at[ARENA_MAX_RANGES], n = 0;
+
+	for (uint32_t i = 0; i < s->slots.nranges; i++)
+		at[i] = s->lru[i].oldest;
+	while (n < max) {
+		uint32_t best = 0;
+		for (uint32_t i = 1; i < s->slots.nranges; i++) {
+			if (at[i] && (!at[best] || obj_at(s, at[i])->seq < obj_at(s, at[best])->seq))
+				best = i;
+		}
+		if (!at[best])
+			break;
+		ids[n++] = at[best];
+		at[best] = obj_at(s, at[best])->younger;
+	}
+	return n;
+}
+
+uint32_t evict_anchors(struct store *s, uint32_t level, uint32_t range, uint32_t *ids, uint32_t max)
 {
 	uint32_t n = 0, salt;
 
 	if (s->policy == STORE_NOOP || (s->policy == STORE_LRU && level > 0))
 		return 0;
 	if (s->policy == STORE_LRU)
-		return take_oldest(s, &s->lru, ids, 0, max);
+		return range == STORE_ANY_RANGE ? merge_oldest(s, ids, max)
+						: take_oldest(s, &s->lru[range], range, ids, 0, max);
 	salt = level == 0 ? heap_top(s) : pick_quota_salt(s, level == 2);
 	if (!salt)
 		return 0;
-	n = take_oldest(s, &s->names.salt[salt].lru, ids, 0, max / 2);
+	n = take_oldest(s, &s->names.salt[salt].lru, range, ids, 0, max > 1 ? max / 2 : 1);
 	/* Near the top of the heap are the salts with the next oldest objects. */
-	for (uint32_t i = 1; level == 0 && i < s->nheap && n < max; i++)
-		ids[n++] = s->names.salt[s->heap[i]].lru.oldest;
+	for (uint32_t i = 1; level == 0 && i < s->nheap && n < max; i++) {
+		if (is_on(s, s->names.salt[s->heap[i]].lru.oldest, range))
+			ids[n++] = s->names.salt[s->heap[i]].lru.oldest;
+	}
 	return n;
 }
 
@@ -278,7 +329,7 @@ static void check_list(struct store *s, const struct lru *l)
 		const struct obj *o = obj_at(s, id);
 		check(o->flags == ((OBJ_USED | OBJ_KEYED | OBJ_READABLE | OBJ_LISTED) | (o->flags & OBJ_SAMPLED)));
 		check(o->locks == 0 && o->older == before && o->seq > seq && o->seq <= s->seq);
-		check(lru_of(s, o) == l);
+		check(lru_of(s, id) == l);
 		seq = o->seq;
 		units += o->units;
 	}
@@ -313,8 +364,10 @@ void evict_check(struct store *s)
 	if (s->policy == STORE_ISOLATED_LRU) {
 		listed = check_salts(s);
 	} else {
-		check_list(s, &s->lru);
-		listed = s->lru.n;
+		for (uint32_t i = 0; i < s->slots.nranges; i++) {
+			check_list(s, &s->lru[i]);
+			listed += s->lru[i].n;
+		}
 	}
 	for (uint32_t id = 1; id <= s->ix.ids.hi; id++)
 		listed -= !!(obj_at(s, id)->flags & OBJ_LISTED);

@@ -184,6 +184,15 @@ uint32_t store_quota_list(struct store *s, struct store_quota *out, uint32_t max
 
 /* ---- figures --------------------------------------------------------------------------------------------------- */
 
+uint32_t store_range_used(struct store *s, uint64_t *out, uint32_t max)
+{
+	lk_lock(&s->lk);
+	for (uint32_t i = 0; i < s->slots.nranges && i < max; i++)
+		out[i] = units_bytes(s, s->slots.range[i].grown - s->slots.range[i].free_units);
+	lk_unlock(&s->lk);
+	return s->slots.nranges;
+}
+
 static void fill_bytes(const struct store *s, struct store_stats *out)
 {
 	uint32_t largest = 0;

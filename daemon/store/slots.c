@@ -35,7 +35,7 @@ void slots_destroy(struct slots *s)
 	memset(s, 0, sizeof(*s));
 }
 
-void slots_range(struct slots *s, uint32_t i, uint32_t start, uint32_t units, int node)
+void slots_range(struct slots *s, uint32_t i, uint32_t start, uint32_t units, node_id node)
 {
 	s->range[i] = (struct slot_range){.start = start, .units = units, .node = node};
 }

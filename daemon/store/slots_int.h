@@ -12,6 +12,8 @@
 #ifndef DAEMON_STORE_SLOTS_INT_H
 #define DAEMON_STORE_SLOTS_INT_H
 
+#include "numa/node.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -37,7 +39,7 @@ struct slot_range {
 	uint32_t free_units;
 	uint32_t first, last; /* links */
 	uint32_t hole;        /* the free block last cut from (record number), 0 = none */
-	int node;
+	node_id node;
 	bool grow_failed; /* the arena could not commit more; store_tick tries again */
 	uint32_t fl_map;
 	uint32_t sl_map[SLOT_FL];
@@ -56,7 +58,7 @@ struct slots {
 /* Object ids up to max_objects. 0 or -ENOMEM. Ranges are filled in with slots_range before anything else is called. */
 int slots_create(struct slots *s, uint32_t max_objects, uint32_t nranges);
 void slots_destroy(struct slots *s);
-void slots_range(struct slots *s, uint32_t i, uint32_t start, uint32_t units, int node);
+void slots_range(struct slots *s, uint32_t i, uint32_t start, uint32_t units, node_id node);
 /* The first `units` of range i may be used from now on (never fewer than before). */
 void slots_grow(struct slots *s, uint32_t i, uint32_t units);
 

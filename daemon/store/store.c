@@ -4,7 +4,6 @@
 #include "daemon/base/mem.h"
 #include "daemon/store/store_int.h"
 #include "daemon/store/varray_int.h"
-#include "numa/arena.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -50,8 +49,31 @@ static void plan_ranges(struct store *s)
 		const struct arena_range *r = arena_range(s->arena, i);
 		uint64_t start = (r->start + align - 1) / align, end = (r->start + r->bytes) / align;
 		uint32_t units = end > start ? (uint32_t)(end - start) : 0;
-		slots_range(&s->slots, i, (uint32_t)start, units, r->node.os);
+		slots_range(&s->slots, i, (uint32_t)start, units, r->node);
 		s->total_units += units;
+	}
+}
+
+/* Insertion sort: at most 64 ranges, once. */
+static void order_ranges(struct store *s, const uint32_t *distance)
+{
+	uint32_t n = s->slots.nranges;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint8_t *near = s->near[i];
+		uint32_t count = 0;
+
+		near[count++] = (uint8_t)i;
+		for (uint32_t j = 0; j < n; j++) {
+			uint32_t at = count;
+			if (j == i)
+				continue;
+			/* unknown is 0, and less one the largest number */
+			for (; distance && at > 1 && distance[i * n + near[at - 1]] - 1 > distance[i * n + j] - 1; at--)
+				near[at] = near[at - 1];
+			near[at] = (uint8_t)j;
+			count++;
+		}
 	}
 }
 
@@ -96,6 +118,7 @@ int store_create(const struct store_conf *conf, struct store **out, struct why *
 	s->base = arena_base(conf->arena);
 	s->align_shift = (uint32_t)__builtin_ctz(conf->align);
 	s->policy = conf->policy;
+	s->spill = conf->spill;
 	s->watermark = conf->trigger_watermark;
 	s->ratio = conf->eviction_ratio;
 	s->observer = conf->observer;
@@ -108,6 +131,7 @@ int store_create(const struct store_conf *conf, struct store **out, struct why *
 			       object_limit(conf), strerror(-err));
 	}
 	plan_ranges(s);
+	order_ranges(s, conf->distance);
 	for (uint32_t i = 0; i < s->slots.nranges; i++)
 		store_adopt_committed(s, i);
 	*out = s;
@@ -192,21 +216,21 @@ static bool grow_range(struct store *s, uint32_t i, uint32_t units)
 }
 
 /* Of the ranges on `node` the one with most room; of all when no range is there. */
-static uint32_t range_for(const struct store *s, int node)
+static uint32_t range_for(const struct store *s, node_id node)
 {
 	uint32_t best = STORE_ANY_RANGE;
 
 	for (uint32_t i = 0; i < s->slots.nranges; i++) {
 		const struct slot_range *r = &s->slots.range[i];
 		uint64_t room = (uint64_t)r->free_units + (r->units - r->grown);
-		if (node >= 0 && r->node != node)
+		if (node_known(node) && !node_same(r->node, node))
 			continue;
 		if (best == STORE_ANY_RANGE ||
 		    room > (uint64_t)s->slots.range[best].free_units +
 				    (s->slots.range[best].units - s->slots.range[best].grown))
 			best = i;
 	}
-	return best == STORE_ANY_RANGE && node >= 0 ? range_for(s, -1) : best;
+	return best == STORE_ANY_RANGE && node_known(node) ? range_for(s, NODE_UNKNOWN) : best;
 }
 
 /* Growing the range may let others in, who may take what it brought: hence a few tries. */
@@ -222,16 +246,17 @@ static uint32_t room_in(struct store *s, uint32_t i, uint32_t units)
 	return block;
 }
 
-/* A free block of at least `units`: at home, else in another range, else by eviction. May drop the lock. */
-static uint32_t find_room(struct store *s, uint32_t home, uint32_t units, uint64_t now_ms)
+/* A free block of at least `units`: at home, else in the nearest range that has one, else by eviction. May drop the lock. */
+static uint32_t find_room(struct store *s, node_id node, uint32_t units, uint64_t now_ms)
 {
-	uint32_t block = room_in(s, home, units);
+	uint32_t home = range_for(s, node), block = room_in(s, home, units);
+	bool at_home = s->slots.nranges > 1 && node_same(s->slots.range[home].node, node);
 
-	for (uint32_t i = 0; !block && i < s->slots.nranges; i++) {
-		if (i != home)
-			block = room_in(s, i, units);
-	}
-	return block ? block : window_make(s, units, s->slots.nranges > 1 ? home : STORE_ANY_RANGE, now_ms);
+	if (!block && at_home && s->spill == STORE_SPILL_EVICT)
+		block = window_make(s, units, home, true, now_ms);
+	for (uint32_t k = 1; !block && k < s->slots.nranges; k++)
+		block = room_in(s, s->near[home][k], units);
+	return block ? block : window_make(s, units, at_home ? home : STORE_ANY_RANGE, false, now_ms);
 }
 
 /* Where max_objects is the limit rather than bytes, the oldest object gives way. */
@@ -245,7 +270,7 @@ static bool have_record(struct store *s, uint64_t now_ms)
 struct reservation {
 	store_ns ns;
 	uint32_t units, tail;
-	int node;
+	node_id node;
 	uint64_t now_ms;
 };
 
@@ -283,7 +308,7 @@ static uint32_t reserve_one(struct store *s, const struct reservation *r, const 
 
 	if (old && !is_replaceable(s, r, old))
 		return 0;
-	block = have_record(s, r->now_ms) ? find_room(s, range_for(s, r->node), r->units, r->now_ms) : 0;
+	block = have_record(s, r->now_ms) ? find_room(s, r->node, r->units, r->now_ms) : 0;
 	if (!block)
 		return STORE_REFUSED;
 	old = index_find(&s->ix, &key, mix);
@@ -297,7 +322,7 @@ static uint32_t reserve_one(struct store *s, const struct reservation *r, const 
 		obj_drop(s, old);
 	fill_record(s, id, r, hash);
 	index_insert(&s->ix, id, mix);
-	if (r->node >= 0 && s->slots.range[slots_range_of(&s->slots, s->slots.used[id].off)].node != r->node)
+	if (node_known(r->node) && !node_same(s->slots.range[store_range_of(s, id)].node, r->node))
 		s->n.spill_bytes += units_bytes(s, r->units);
 	return id;
 }
@@ -324,7 +349,7 @@ static void reserve_group(struct store *s, const struct reservation *r, const st
 }
 
 struct store_reserve_result store_reserve(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n,
-					  uint64_t bytes, int node, uint64_t now_ms, store_obj *out)
+					  uint64_t bytes, node_id node, uint64_t now_ms, store_obj *out)
 {
 	struct reservation r = {.ns = ns, .node = node, .now_ms = now_ms};
 	struct store_reserve_result res = {0, 0, 0};
@@ -410,6 +435,11 @@ uint64_t store_offset(const struct store *s, store_obj o)
 uint64_t store_bytes(const struct store *s, store_obj o)
 {
 	return units_bytes(s, obj_at(s, o)->units) - obj_at(s, o)->tail;
+}
+
+uint32_t store_range_of(const struct store *s, store_obj o)
+{
+	return s->slots.nranges == 1 ? 0 : slots_range_of(&s->slots, s->slots.used[o].off);
 }
 
 void *store_ptr(const struct store *s, store_obj o)

@@ -21,6 +21,7 @@
 
 #include "daemon/base/slice.h"
 #include "daemon/base/why.h"
+#include "numa/node.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,6 +37,9 @@ typedef uint32_t store_ns;  /* 0 = none */
 struct store_hash {
 	uint8_t b[STORE_HASH_BYTES]; /* shorter hashes are zero-padded */
 };
+
+/* When the node a writer asks for is full: take the nearest that has room, or evict at home first. */
+enum store_spill { STORE_SPILL_NEAR, STORE_SPILL_EVICT };
 
 enum store_policy { STORE_LRU, STORE_NOOP, STORE_ISOLATED_LRU };
 
@@ -53,7 +57,10 @@ struct store_conf {
 	double eviction_ratio;    /* share of the used bytes evicted per triggered tick */
 	uint32_t align;           /* slot alignment and granularity: a power of two >= 4096 */
 	uint32_t max_objects;     /* 0 = arena bytes / align, at most 2^31 */
-	double sample_rate;       /* share of objects observed, chosen by key */
+	enum store_spill spill;
+	/* Distance from range i to range j of the arena at [i * nranges + j], 0 = unknown (comes last); copied. NULL: all alike. */
+	const uint32_t *distance;
+	double sample_rate; /* share of objects observed, chosen by key */
 	struct store_observer observer;
 };
 
@@ -74,8 +81,9 @@ void store_ns_put(struct store *s, store_ns ns);
 
 /* ---- writing ------------------------------------------------------------------------------------------------- */
 
-/* Reserves `bytes` for each of n new objects, in order, on the arena range of `node` if it has room, else by spill to
- * another range, else by eviction. A readable object of another size than `bytes` would be a miss for ever, so it is
+/* Reserves `bytes` for each of n new objects, in order, on the arena range of `node` (unknown, or without a range: where there is
+ * most room). When that is full: in the nearest range with room, else by eviction; with STORE_SPILL_EVICT by eviction at
+ * home first. A readable object of another size than `bytes` would be a miss for ever, so it is
  * replaced (detached while locked). out[i] = 0 for a key that is present or being written by someone else (counted in
  * `present`), or for which no room could be found even after eviction (counted in `refused`; when one is refused all later
  * ones are too). */
@@ -83,7 +91,7 @@ struct store_reserve_result {
 	uint32_t reserved, present, refused;
 };
 struct store_reserve_result store_reserve(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n,
-					  uint64_t bytes, int node, uint64_t now_ms, store_obj *out);
+					  uint64_t bytes, node_id node, uint64_t now_ms, store_obj *out);
 
 /* The slot of an object the caller has reserved or locked. */
 uint64_t store_offset(const struct store *s, store_obj o);
@@ -138,6 +146,11 @@ struct store_quota {
 };
 /* Fills up to `max` salts that have a quota or objects; returns how many there are. */
 uint32_t store_quota_list(struct store *s, struct store_quota *out, uint32_t max);
+
+/* Arena range of an object the caller has reserved or locked. */
+uint32_t store_range_of(const struct store *s, store_obj o);
+/* Bytes of slots in use in each range; fills up to `max`, returns how many ranges there are. */
+uint32_t store_range_used(struct store *s, uint64_t *out, uint32_t max);
 
 struct store_stats {
 	uint64_t objects, readable, reserved, locked, detached; /* objects = keys present (reserved + readable) */

@@ -8,9 +8,11 @@
 #include "daemon/store/sample_int.h"
 #include "daemon/store/slots_int.h"
 #include "daemon/store/store.h"
+#include "numa/arena.h"
 
 /* Objects handled before a long batch lets others at the lock. */
-#define STORE_SLICE 1024
+#define STORE_SLICE     1024
+#define STORE_ANY_RANGE UINT32_MAX
 
 struct store {
 	struct lk lk; /* guards all below that changes */
@@ -25,7 +27,10 @@ struct store {
 	struct slots slots;
 	struct names names;
 	struct samples samples;
-	struct lru lru; /* of all objects; with IsolatedLRU each salt has its own */
+	/* One list per range, so that a range can be cleared by age; with IsolatedLRU each salt has its own instead. */
+	struct lru lru[ARENA_MAX_RANGES];
+	enum store_spill spill;
+	uint8_t near[ARENA_MAX_RANGES][ARENA_MAX_RANGES]; /* ranges as seen from range i, itself first */
 	/* Salts without a quota that have something to evict, a heap by the age of the oldest (IsolatedLRU). */
 	uint32_t *heap;
 	uint32_t nheap;
@@ -83,9 +88,9 @@ void lru_remove(struct store *s, uint32_t id);
 /* The list whose oldest object is to go next; NULL when nothing can be evicted. */
 struct lru *evict_next_list(struct store *s);
 /* Anchors of one level: where to look for room, most deserving first. Level 0: salts without a quota; 1: the one
- * furthest over its quota; 2: anything. LRU knows level 0 only. Returns how many of `max` ids were filled in. */
+ * furthest over its quota; 2: anything. LRU knows level 0 only. `range`: only objects there, or STORE_ANY_RANGE. Returns how many of `max` ids were filled in. */
 #define EVICT_LEVELS 3
-uint32_t evict_anchors(struct store *s, uint32_t level, uint32_t *ids, uint32_t max);
+uint32_t evict_anchors(struct store *s, uint32_t level, uint32_t range, uint32_t *ids, uint32_t max);
 /* Whether an object may go when the search is at this level. */
 bool evict_allowed(const struct store *s, const struct obj *o, uint32_t level);
 void evict_one(struct store *s, uint32_t id, uint64_t now_ms);
@@ -96,8 +101,8 @@ uint64_t evict_from(struct store *s, struct lru *lru, uint64_t units, uint64_t n
 void evict_requota(struct store *s, uint32_t salt);
 void evict_check(struct store *s);
 
-#define STORE_ANY_RANGE UINT32_MAX
-/* Makes a free block of at least `units`, preferably on `range`, by evicting. 0 when that cannot be done. */
-uint32_t window_make(struct store *s, uint32_t units, uint32_t range, uint64_t now_ms);
+/* Makes a free block of at least `units`, preferably (or, with `only`, at most) on `range`, by evicting. 0 when that cannot be
+ * done. */
+uint32_t window_make(struct store *s, uint32_t units, uint32_t range, bool only, uint64_t now_ms);
 
 #endif

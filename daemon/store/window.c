@@ -38,6 +38,7 @@ struct window {
 struct search {
 	struct store *s;
 	uint32_t want, level, prefer; /* prefer: range */
+	bool only;                    /* no other range will do */
 	uint64_t old_seq;             /* what was used up to here has no youth */
 	int64_t steps;                /* left in this search */
 	int64_t visits;               /* neighbours looked at in all of them */
@@ -133,7 +134,7 @@ static void window_trim(const struct search *q, struct window *w)
 
 static bool is_preferred(const struct search *q, uint32_t anchor)
 {
-	return q->prefer == STORE_ANY_RANGE || slots_range_of(&q->s->slots, q->s->slots.used[anchor].off) == q->prefer;
+	return q->prefer == STORE_ANY_RANGE || store_range_of(q->s, anchor) == q->prefer;
 }
 
 static bool is_due(const struct search *q)
@@ -160,10 +161,39 @@ static bool try_anchor(struct search *q, uint32_t anchor)
 	return preferred && is_due(q);
 }
 
+static uint32_t anchors(const struct search *q, uint32_t *ids, uint32_t max)
+{
+	return evict_anchors(q->s, q->level, q->only ? q->prefer : STORE_ANY_RANGE, ids, max);
+}
+
+/* In age order, in the list of `id`. */
+static void search_on(struct search *q, uint32_t id)
+{
+	for (; id && !q->best.lo && q->steps > 0; id = obj_at(q->s, id)->younger, q->steps--) {
+		if (!q->only || is_preferred(q, id))
+			try_anchor(q, id);
+	}
+}
+
+/* All anchors are hemmed in by locked slots. */
+static void search_all(struct search *q, uint32_t oldest)
+{
+	const struct store *s = q->s;
+
+	if (s->policy == STORE_ISOLATED_LRU || s->slots.nranges == 1) {
+		search_on(q, obj_at(s, oldest)->younger);
+		return;
+	}
+	for (uint32_t k = 0; k < s->slots.nranges && !q->best.lo; k++) {
+		uint32_t i = q->prefer == STORE_ANY_RANGE ? k : s->near[q->prefer][k];
+		if (!q->only || i == q->prefer)
+			search_on(q, s->lru[i].oldest);
+	}
+}
+
 static void search_level(struct search *q)
 {
-	uint32_t ids[ANCHORS], n = evict_anchors(q->s, q->level, ids, ANCHORS);
-	uint32_t next;
+	uint32_t ids[ANCHORS], n = anchors(q, ids, ANCHORS);
 
 	if (!n)
 		return;
@@ -172,10 +202,7 @@ static void search_level(struct search *q)
 		if (try_anchor(q, ids[i]))
 			return;
 	}
-	/* All hemmed in by locked slots: go on in age order. */
-	for (next = obj_at(q->s, ids[0])->younger; next && !q->best.lo && q->steps > 0;
-	     next = obj_at(q->s, next)->younger, q->steps--)
-		try_anchor(q, next);
+	search_all(q, ids[0]);
 }
 
 static void search(struct search *q)
@@ -210,11 +237,14 @@ static uint32_t window_evict(struct store *s, const struct window *w, uint64_t n
 	return end ? slots_prev(t, end) : t->range[slots_range_of(t, off)].last;
 }
 
-static bool slack_left(const struct store *s)
+static bool slack_left(const struct search *q)
 {
+	const struct store *s = q->s;
 	uint64_t grown = 0, unused = 0;
 
 	for (uint32_t i = 0; i < s->slots.nranges; i++) {
+		if (q->only && i != q->prefer)
+			continue;
 		grown += s->slots.range[i].grown;
 		unused += s->slots.range[i].free_units;
 	}
@@ -226,21 +256,21 @@ static uint32_t evict_oldest(const struct search *q, uint64_t now_ms)
 {
 	uint32_t id, range;
 
-	if (!evict_anchors(q->s, q->level, &id, 1))
+	if (!anchors(q, &id, 1))
 		return 0;
-	range = slots_range_of(&q->s->slots, q->s->slots.used[id].off);
+	range = store_range_of(q->s, id);
 	evict_one(q->s, id, now_ms);
 	return slots_find(&q->s->slots, range, q->want);
 }
 
-uint32_t window_make(struct store *s, uint32_t units, uint32_t range, uint64_t now_ms)
+uint32_t window_make(struct store *s, uint32_t units, uint32_t range, bool only, uint64_t now_ms)
 {
-	struct search q = {.s = s, .want = units, .prefer = range};
+	struct search q = {.s = s, .want = units, .prefer = range, .only = only};
 	int64_t most = 4096 + 4 * (int64_t)units;
 	uint32_t block;
 
 	search(&q);
-	for (int n = 0; n < REPEATS && q.visits < most && q.best.lo && !is_due(&q) && slack_left(s); n++) {
+	for (int n = 0; n < REPEATS && q.visits < most && q.best.lo && !is_due(&q) && slack_left(&q); n++) {
 		block = evict_oldest(&q, now_ms);
 		if (block)
 			return block;

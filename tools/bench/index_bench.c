@@ -92,7 +92,7 @@ static void store_all(struct rig *r, const struct store_hash *h, uint32_t n)
 {
 	store_obj o[PROMPT];
 
-	if (store_reserve(r->s, r->ns, h, n, UNIT, -1, 0, o).reserved != n || store_commit(r->s, o, n, 0) != n)
+	if (store_reserve(r->s, r->ns, h, n, UNIT, NODE_UNKNOWN, 0, o).reserved != n || store_commit(r->s, o, n, 0) != n)
 		abort();
 }
 
@@ -217,7 +217,7 @@ static double measure_aged(uint64_t objects)
 	for (uint64_t p = 0; p < prompts; p++) {
 		uint32_t len = 1 + (uint32_t)(mix64(p) % (PROMPT - 1));
 		make_prompt(h, p);
-		store_reserve(r.s, r.ns, h, len, UNIT, -1, 0, o);
+		store_reserve(r.s, r.ns, h, len, UNIT, NODE_UNKNOWN, 0, o);
 		store_commit(r.s, o, len, 0);
 		seed = mix64(seed);
 		make_prompt(h, p - (seed >> 8) % (p < 2 * kept ? p + 1 : 2 * kept));
@@ -383,7 +383,7 @@ static void churn_step(struct rig *r, struct churn *c, uint64_t i, uint64_t byte
 	make_key(&h, i);
 	if (count)
 		store_stats(r->s, &before);
-	if (store_reserve(r->s, r->ns, &h, 1, bytes, -1, i, &o).reserved != 1)
+	if (store_reserve(r->s, r->ns, &h, 1, bytes, NODE_UNKNOWN, i, &o).reserved != 1)
 		abort();
 	store_commit(r->s, &o, 1, i);
 	if (!count)
@@ -420,7 +420,7 @@ static double refill(struct rig *r, uint64_t *seed, uint64_t i, enum mix mix)
 	now = before;
 	for (double used = 0;; i++) {
 		make_key(&h, i);
-		store_reserve(r->s, r->ns, &h, 1, chunk_bytes(seed, mix), -1, i, &o);
+		store_reserve(r->s, r->ns, &h, 1, chunk_bytes(seed, mix), NODE_UNKNOWN, i, &o);
 		store_commit(r->s, &o, 1, i);
 		store_stats(r->s, &now);
 		if (now.evicted_objects != before.evicted_objects)

@@ -90,7 +90,7 @@ static inline struct ctx_pending *pending(struct fix *f, uint64_t key_id, bool s
 	*p = (struct ctx_pending){.key_id = key_id, .store = store, .since_ms = now, .n = n};
 	hashes_from(h, first, n);
 	if (store)
-		assert_int_equal(store_reserve(f->store, f->ns, h, n, OBJECT, -1, now, p->objs).reserved, n);
+		assert_int_equal(store_reserve(f->store, f->ns, h, n, OBJECT, NODE_UNKNOWN, now, p->objs).reserved, n);
 	else
 		assert_int_equal(store_lock_all(f->store, f->ns, h, n, OBJECT, now, p->objs, NULL), 0);
 	return p;

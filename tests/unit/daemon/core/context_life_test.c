@@ -23,7 +23,7 @@ static void test_1_a_late_writer(void **state)
 	ctx_sweep(f->r, &limits, 1002 + 10 * limits.write_ttl_ms); /* only once */
 	assert_int_equal(fix_stats(f->store).reserved, 0);
 	assert_int_equal(fix_stats(f->store).detached, 3);
-	assert_int_equal(store_reserve(f->store, f->ns, &h, 1, OBJECT, -1, 0, &again).reserved, 1);
+	assert_int_equal(store_reserve(f->store, f->ns, &h, 1, OBJECT, NODE_UNKNOWN, 0, &again).reserved, 1);
 	assert_int_equal(store_commit(f->store, &again, 1, 0), 1);
 	p = ctx_pending_take(f->r, c, 1, true);
 	assert_true(p && p->disowned);
@@ -166,7 +166,7 @@ static void some_pending(struct fix *f, struct ctx *c, struct rnd *r)
 	p->n = 1;
 	p->since_ms = rnd_below(r, 1000);
 	if (p->store)
-		store_reserve(f->store, f->ns, &h, 1, OBJECT, -1, 0, p->objs);
+		store_reserve(f->store, f->ns, &h, 1, OBJECT, NODE_UNKNOWN, 0, p->objs);
 	else if (store_lock_all(f->store, f->ns, &h, 1, OBJECT, 0, p->objs, NULL))
 		p->objs[0] = 0;
 	if (ctx_pending_add(f->r, c, p)) {

@@ -112,7 +112,7 @@ static inline void fix_put(struct store *s, const char *model, uint32_t world_si
 
 	assert_true(h && o && ns);
 	hashes_from(h, first, n);
-	r = store_reserve(s, ns, h, n, bytes, -1, 0, o);
+	r = store_reserve(s, ns, h, n, bytes, NODE_UNKNOWN, 0, o);
 	assert_int_equal(r.reserved, n);
 	assert_int_equal(store_commit(s, o, n, 0), n);
 	store_ns_put(s, ns);

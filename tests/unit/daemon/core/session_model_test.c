@@ -176,7 +176,7 @@ static void step_put(struct model *m)
 		struct store_hash h = hash_no(hash_of(prompt, c));
 		struct obj **here = &m->here[ws][rank][hash_of(prompt, c)];
 		store_obj o;
-		struct store_reserve_result res = store_reserve(m->store, ns, &h, 1, UNIT, -1, m->now, &o);
+		struct store_reserve_result res = store_reserve(m->store, ns, &h, 1, UNIT, NODE_UNKNOWN, m->now, &o);
 
 		assert_int_equal(res.reserved, *here == NULL);
 		if (*here)

@@ -57,7 +57,7 @@ static void test_03_the_keys_are_upstreams(void **state)
 
 	for (int i = 0; i < 4; i++) {
 		ns[i] = store_ns_get(f->store, slice_str(MODEL), upstream[i], 0, slice_of("", 0));
-		assert_int_equal(store_reserve(f->store, ns[i], f->h, 1, UNIT, -1, 0, &o).reserved, 1);
+		assert_int_equal(store_reserve(f->store, ns[i], f->h, 1, UNIT, NODE_UNKNOWN, 0, &o).reserved, 1);
 		assert_int_equal(store_commit(f->store, &o, 1, 0), 1);
 		assert_int_equal(look(f, "r", 1, 4, 1, 0).objects, i + 1);
 	}

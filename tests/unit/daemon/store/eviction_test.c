@@ -123,10 +123,10 @@ static void test_05_locked_and_reserved_are_never_evicted(void **state)
 	keys(h, 0, 3);
 	assert_int_equal(store_lock_prefix(f.s, &f.ns, 1, h, 3, 1, 0, 0, locked), 3);
 	keys(h, 10, 3);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 3, UNIT, -1, 0, writing).reserved, 3);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 3, UNIT, NODE_UNKNOWN, 0, writing).reserved, 3);
 	put(&f, 20, 2, UNIT);
 	keys(h, 30, 8);
-	r = store_reserve(f.s, f.ns, h, 8, UNIT, -1, 0, o);
+	r = store_reserve(f.s, f.ns, h, 8, UNIT, NODE_UNKNOWN, 0, o);
 	assert_int_equal(r.reserved, 2);
 	assert_int_equal(r.refused, 6);
 	assert_int_equal(count_ns(&f, f.ns, 0, 3), 3);
@@ -149,7 +149,7 @@ static void test_06_noop_refuses_when_full(void **state)
 	fix_units(&f, 4, STORE_NOOP);
 	put(&f, 0, 4, UNIT);
 	keys(h, 10, 4);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 4, UNIT, -1, 0, o).refused, 4);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 4, UNIT, NODE_UNKNOWN, 0, o).refused, 4);
 	assert_int_equal(store_tick(f.s, 0), 0);
 	assert_int_equal(stats(&f).evicted_objects, 0);
 	assert_int_equal(count_ns(&f, f.ns, 0, 4), 4);
@@ -207,9 +207,9 @@ static void test_09_room_between_locked_slots(void **state)
 		locked[i] = lock_one(&f, 7 + 16 * i);
 	h = key(500);
 	/* the longest stretch without a lock is 15 slots, but behind the last lock there are 8 only */
-	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 16 * UNIT, -1, 0, &o).refused, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 16 * UNIT, NODE_UNKNOWN, 0, &o).refused, 1);
 	assert_int_equal(stats(&f).evicted_objects, 0); /* nothing is thrown away for nothing */
-	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 15 * UNIT, -1, 0, &o).reserved, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 15 * UNIT, NODE_UNKNOWN, 0, &o).reserved, 1);
 	store_abort(f.s, &o, 1);
 	for (uint32_t i = 0; i < 4; i++)
 		assert_true(has(&f, 7 + 16 * i));
@@ -278,22 +278,22 @@ static void test_12_nodes(void **state)
 
 	fix_open(&f, &conf);
 	keys(h, 0, 8);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 6, UNIT, 1, 0, o).reserved, 6);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 6, UNIT, node_of(1), 0, o).reserved, 6);
 	for (int i = 0; i < 6; i++)
 		assert_int_equal(arena_range_of(f.a, store_offset(f.s, o[i])), 1);
 	store_commit(f.s, o, 6, 0);
 	assert_int_equal(stats(&f).spill_bytes, 0);
 	keys(h, 10, 8);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 4, UNIT, 1, 0, o).reserved, 4);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 4, UNIT, node_of(1), 0, o).reserved, 4);
 	assert_int_equal(stats(&f).spill_bytes, 2 * UNIT);
 	assert_int_equal(stats(&f).evicted_objects, 0);
 	store_commit(f.s, o, 4, 0);
 	/* a node that has no range, or no node at all: wherever there is most room */
 	keys(h, 20, 8);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 1, UNIT, 7, 0, o).reserved, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 1, UNIT, node_of(7), 0, o).reserved, 1);
 	assert_int_equal(arena_range_of(f.a, store_offset(f.s, o[0])), 0);
 	store_commit(f.s, o, 1, 0);
-	assert_int_equal(store_reserve(f.s, f.ns, h + 1, 1, 9 * UNIT, -1, 0, o).refused, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, h + 1, 1, 9 * UNIT, NODE_UNKNOWN, 0, o).refused, 1);
 	fix_close(&f);
 }
 
@@ -309,13 +309,13 @@ static void test_13_between_equally_old_the_asked_node_is_cleared(void **state)
 	for (uint64_t i = 0; i < 64; i++) {
 		for (int node = 0; node < 2; node++) {
 			h[0] = key(2 * i + (uint64_t)node);
-			assert_int_equal(store_reserve(f.s, f.ns, h, 1, UNIT, node, 0, o).reserved, 1);
+			assert_int_equal(store_reserve(f.s, f.ns, h, 1, UNIT, node_of(node), 0, o).reserved, 1);
 			store_commit(f.s, o, 1, 0);
 		}
 	}
 	for (uint64_t i = 0; i < 4; i++) {
 		h[0] = key(1000 + i);
-		assert_int_equal(store_reserve(f.s, f.ns, h, 1, UNIT, 1, 0, o).reserved, 1);
+		assert_int_equal(store_reserve(f.s, f.ns, h, 1, UNIT, node_of(1), 0, o).reserved, 1);
 		assert_int_equal(arena_range_of(f.a, store_offset(f.s, o[0])), 1);
 		store_commit(f.s, o, 1, 0);
 		assert_true(has(&f, 2 * i) && !has(&f, 2 * i + 1));
@@ -522,14 +522,14 @@ static void test_30_observed_ages(void **state)
 	conf.sample_rate = 1;
 	conf.observer = (struct store_observer){&seen, on_evicted, on_reused};
 	fix_open(&f, &conf);
-	store_reserve(f.s, f.ns, &h, 1, UNIT, -1, 1000, &o);
+	store_reserve(f.s, f.ns, &h, 1, UNIT, NODE_UNKNOWN, 1000, &o);
 	store_commit(f.s, &o, 1, 2000);
 	store_lock_prefix(f.s, &f.ns, 1, &h, 1, 1, 0, 3500, &o);
 	assert_int_equal(seen.reused, 1);
 	assert_true(seen.gap == 1.5);
 	store_unlock(f.s, &o, NULL, 1, 4000);
 	h = key(1);
-	store_reserve(f.s, f.ns, &h, 1, UNIT, -1, 10000, &o);
+	store_reserve(f.s, f.ns, &h, 1, UNIT, NODE_UNKNOWN, 10000, &o);
 	assert_int_equal(seen.evicted, 1);
 	assert_true(seen.lifetime == 8 && seen.idle == 6.5);
 	store_abort(f.s, &o, 1);

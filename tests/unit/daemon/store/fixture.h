@@ -108,7 +108,7 @@ static inline void put(struct fix *f, uint64_t first, uint32_t n, uint64_t bytes
 	struct store_reserve_result r;
 
 	keys(h, first, n);
-	r = store_reserve(f->s, f->ns, h, n, bytes, -1, 0, o);
+	r = store_reserve(f->s, f->ns, h, n, bytes, NODE_UNKNOWN, 0, o);
 	assert_int_equal(r.reserved, n);
 	assert_int_equal(store_commit(f->s, o, n, 0), n);
 	free(h);

@@ -19,7 +19,7 @@ static void open_ranges(struct ctx *c, uint32_t nranges, uint32_t units)
 	memset(c, 0, sizeof(*c));
 	assert_int_equal(slots_create(&c->s, OBJS, nranges), 0);
 	for (uint32_t i = 0; i < nranges; i++) {
-		slots_range(&c->s, i, i * units, units, (int)i);
+		slots_range(&c->s, i, i * units, units, node_of((int)i));
 		slots_grow(&c->s, i, units);
 	}
 }
@@ -126,7 +126,7 @@ static void test_5_growth_joins_the_last_block(void **state)
 
 	memset(&c, 0, sizeof(c));
 	assert_int_equal(slots_create(&c.s, OBJS, 1), 0);
-	slots_range(&c.s, 0, 0, 100, 0);
+	slots_range(&c.s, 0, 0, 100, node_of(0));
 	assert_int_equal(slots_find(&c.s, 0, 1), 0);
 	slots_grow(&c.s, 0, 10);
 	slots_grow(&c.s, 0, 10);

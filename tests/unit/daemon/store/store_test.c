@@ -17,7 +17,7 @@ static void test_01_store_and_find(void **state)
 
 	fix_units(&f, 16, STORE_LRU);
 	keys(h, 0, 3);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 3, 5000, -1, 0, o).reserved, 3);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 3, 5000, NODE_UNKNOWN, 0, o).reserved, 3);
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(store_bytes(f.s, o[i]), 5000);
 		assert_int_equal(store_offset(f.s, o[i]) % UNIT, 0);
@@ -50,14 +50,14 @@ static void test_02_present_keys_are_not_reserved_again(void **state)
 	fix_units(&f, 16, STORE_LRU);
 	keys(h, 0, 4);
 	h[3] = h[0]; /* twice in one request */
-	r = store_reserve(f.s, f.ns, h, 4, UNIT, -1, 0, o);
+	r = store_reserve(f.s, f.ns, h, 4, UNIT, NODE_UNKNOWN, 0, o);
 	assert_int_equal(r.reserved, 3);
 	assert_int_equal(r.present, 1);
 	assert_int_equal(o[3], 0);
-	r = store_reserve(f.s, f.ns, h, 3, UNIT, -1, 0, o2); /* being written */
+	r = store_reserve(f.s, f.ns, h, 3, UNIT, NODE_UNKNOWN, 0, o2); /* being written */
 	assert_int_equal(r.present, 3);
 	store_commit(f.s, o, 4, 0);
-	r = store_reserve(f.s, f.ns, h, 3, UNIT, -1, 0, o2); /* readable */
+	r = store_reserve(f.s, f.ns, h, 3, UNIT, NODE_UNKNOWN, 0, o2); /* readable */
 	assert_int_equal(r.present, 3);
 	assert_int_equal(r.reserved + r.refused + o2[0] + o2[1] + o2[2], 0);
 	assert_int_equal(stats(&f).reserve_present, 7);
@@ -73,15 +73,15 @@ static void test_03_abort_and_disown(void **state)
 
 	fix_units(&f, 4, STORE_LRU);
 	keys(h, 0, 2);
-	store_reserve(f.s, f.ns, h, 2, UNIT, -1, 0, o);
+	store_reserve(f.s, f.ns, h, 2, UNIT, NODE_UNKNOWN, 0, o);
 	store_abort(f.s, o, 2);
 	assert_int_equal(stats(&f).used_bytes, 0);
-	store_reserve(f.s, f.ns, h, 2, UNIT, -1, 0, o);
+	store_reserve(f.s, f.ns, h, 2, UNIT, NODE_UNKNOWN, 0, o);
 	store_disown(f.s, o, 2);
 	store_disown(f.s, o, 2);
 	assert_int_equal(stats(&f).detached, 2);
 	assert_int_equal(stats(&f).used_bytes, 2 * UNIT); /* an engine may still write there */
-	assert_int_equal(store_reserve(f.s, f.ns, h, 2, UNIT, -1, 0, again).reserved, 2);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 2, UNIT, NODE_UNKNOWN, 0, again).reserved, 2);
 	assert_int_equal(store_commit(f.s, again, 2, 0), 2);
 	assert_int_equal(store_commit(f.s, o, 1, 0), 0);
 	store_abort(f.s, o + 1, 1);
@@ -105,7 +105,7 @@ static void test_04_prefix_in_expansion_order(void **state)
 		ns[r] = store_ns_get(f.s, slice_str("m"), 0x03000300 | r << 16 | r, 0, slice_str(""));
 		/* rank 0 has 5 chunks, rank 1 has 4, rank 2 has 2 */
 		uint32_t n = r == 0 ? 5 : r == 1 ? 4 : 2;
-		store_reserve(f.s, ns[r], h, n, UNIT, -1, 0, o);
+		store_reserve(f.s, ns[r], h, n, UNIT, NODE_UNKNOWN, 0, o);
 		store_commit(f.s, o, n, 0);
 	}
 	/* chunks 0 and 1 whole, of chunk 2 ranks 0 and 1 */
@@ -144,7 +144,7 @@ static void test_05_long_prefixes(void **state)
 	keys(h, 0, N + 1);
 	for (uint32_t r = 0; r < 2; r++) {
 		ns[r] = store_ns_get(f.s, slice_str("m"), r, 0, slice_str(""));
-		assert_int_equal(store_reserve(f.s, ns[r], h, N, UNIT, -1, 0, o).reserved, N);
+		assert_int_equal(store_reserve(f.s, ns[r], h, N, UNIT, NODE_UNKNOWN, 0, o).reserved, N);
 		assert_int_equal(store_commit(f.s, o, N, 0), N);
 	}
 	assert_int_equal(store_peek_prefix(f.s, ns, 2, h, N + 1, 0), 2 * N);
@@ -229,17 +229,17 @@ static void test_08_size_mismatch_is_a_miss_and_is_replaced(void **state)
 	assert_int_equal(store_lock_all(f.s, f.ns, &h, 1, 1, 0, &o, &missing), -ENOENT);
 	/* stored again with another size: the old one goes, or lives on for its reader */
 	old = lock_one(&f, 0);
-	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 9000, -1, 0, &o).reserved, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 9000, NODE_UNKNOWN, 0, &o).reserved, 1);
 	assert_int_equal(store_bytes(f.s, old), 5000);
 	assert_int_equal(stats(&f).detached, 1);
 	assert_int_equal(store_commit(f.s, &o, 1, 0), 1);
 	store_unlock(f.s, &old, NULL, 1, 0);
 	assert_int_equal(stats(&f).used_bytes, 3 * UNIT);
 	assert_int_equal(store_peek_prefix(f.s, &f.ns, 1, &h, 1, 9000), 1);
-	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 100, -1, 0, &o).reserved, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 100, NODE_UNKNOWN, 0, &o).reserved, 1);
 	assert_int_equal(stats(&f).used_bytes, UNIT);
 	/* one that is being written is never replaced */
-	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 9000, -1, 0, &old).present, 1);
+	assert_int_equal(store_reserve(f.s, f.ns, &h, 1, 9000, NODE_UNKNOWN, 0, &old).present, 1);
 	store_abort(f.s, &o, 1);
 	fix_close(&f);
 }
@@ -255,7 +255,7 @@ static void test_09_clear_detaches_what_is_in_use(void **state)
 	put(&f, 0, 4, UNIT);
 	keys(h, 0, 6);
 	assert_int_equal(store_lock_prefix(f.s, &f.ns, 1, h, 2, 1, 0, 0, locked), 2);
-	assert_int_equal(store_reserve(f.s, f.ns, h + 4, 2, UNIT, -1, 0, writing).reserved, 2);
+	assert_int_equal(store_reserve(f.s, f.ns, h + 4, 2, UNIT, NODE_UNKNOWN, 0, writing).reserved, 2);
 	assert_int_equal(store_clear(f.s), 6);
 	for (uint64_t i = 0; i < 6; i++)
 		assert_false(has(&f, i));
@@ -296,7 +296,7 @@ static void test_10_delete(void **state)
 	assert_int_equal(stats(&f).used_bytes, 0);
 	put(&f, 0, 1, UNIT);
 	assert_int_equal(store_delete(f.s, f.ns, &h, false), 0);
-	store_reserve(f.s, f.ns, &h, 1, UNIT, -1, 0, &o);
+	store_reserve(f.s, f.ns, &h, 1, UNIT, NODE_UNKNOWN, 0, &o);
 	assert_int_equal(store_delete(f.s, f.ns, &h, false), -EBUSY);
 	assert_int_equal(store_delete(f.s, f.ns, &h, true), 0);
 	assert_int_equal(store_commit(f.s, &o, 1, 0), 0);
@@ -314,16 +314,16 @@ static void test_11_refusals(void **state)
 
 	fix_units(&f, 4, STORE_LRU);
 	keys(h, 0, 5);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 5, 5 * UNIT, -1, 0, o).refused, 5);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 5, 0, -1, 0, o).refused, 5);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 5, UINT64_MAX, -1, 0, o).refused, 5);
-	assert_int_equal(store_reserve(f.s, 0, h, 5, UNIT, -1, 0, o).refused, 5);
-	r = store_reserve(f.s, f.ns, h, 5, UNIT, -1, 0, o);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 5, 5 * UNIT, NODE_UNKNOWN, 0, o).refused, 5);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 5, 0, NODE_UNKNOWN, 0, o).refused, 5);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 5, UINT64_MAX, NODE_UNKNOWN, 0, o).refused, 5);
+	assert_int_equal(store_reserve(f.s, 0, h, 5, UNIT, NODE_UNKNOWN, 0, o).refused, 5);
+	r = store_reserve(f.s, f.ns, h, 5, UNIT, NODE_UNKNOWN, 0, o);
 	assert_int_equal(r.reserved, 4);
 	assert_int_equal(r.refused, 1);
 	assert_int_equal(o[4], 0);
 	/* nothing but reservations: nothing can be evicted */
-	r = store_reserve(f.s, f.ns, h, 5, UNIT, -1, 0, rest);
+	r = store_reserve(f.s, f.ns, h, 5, UNIT, NODE_UNKNOWN, 0, rest);
 	assert_int_equal(r.present, 4);
 	assert_int_equal(r.refused, 1);
 	assert_int_equal(stats(&f).reserve_refused, 22);
@@ -345,7 +345,7 @@ static void test_12_objects_are_bounded_too(void **state)
 	put(&f, 3, 1, UNIT); /* the oldest, the tail of the first batch, went */
 	assert_true(has(&f, 0) && has(&f, 1) && !has(&f, 2) && has(&f, 3));
 	keys(h, 10, 4);
-	assert_int_equal(store_reserve(f.s, f.ns, h, 4, UNIT, -1, 0, o).reserved, 3);
+	assert_int_equal(store_reserve(f.s, f.ns, h, 4, UNIT, NODE_UNKNOWN, 0, o).reserved, 3);
 	store_abort(f.s, o, 4);
 	fix_close(&f);
 }
@@ -422,7 +422,7 @@ static void test_15_no_allocation_after_the_namespace(void **state)
 	before = mem_thread_allocs();
 	for (uint64_t i = 0; i < 100; i++) {
 		keys(h, 16 * i, 32);
-		store_reserve(f.s, f.ns, h, 32, UNIT, -1, i, o);
+		store_reserve(f.s, f.ns, h, 32, UNIT, NODE_UNKNOWN, i, o);
 		store_commit(f.s, o, 32, i);
 		store_unlock(f.s, o, NULL, store_lock_prefix(f.s, &f.ns, 1, h, 32, 1, UNIT, i, o), i);
 		store_tick(f.s, i);
@@ -442,7 +442,7 @@ static void test_16_namespaces_outlive_their_references_by_their_objects(void **
 
 	fix_units(&f, 16, STORE_LRU);
 	ns = store_ns_get(f.s, slice_str("m"), 7, 1, slice_str("tenant"));
-	store_reserve(f.s, ns, &h, 1, UNIT, -1, 0, &o);
+	store_reserve(f.s, ns, &h, 1, UNIT, NODE_UNKNOWN, 0, &o);
 	store_commit(f.s, &o, 1, 0);
 	store_ns_put(f.s, ns);
 	assert_int_equal(store_ns_find(f.s, slice_str("m"), 7, 1, slice_str("tenant")), ns);

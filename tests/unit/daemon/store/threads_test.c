@@ -56,7 +56,7 @@ static void write_prompt(struct worker *w, uint32_t prompt, uint32_t n)
 	store_obj o[PROMPT];
 
 	keys(h, prompt * PROMPT, n);
-	store_reserve(f->s, f->ns, h, n, bytes_of(prompt), (int)rnd_below(&w->r, 2), 0, o);
+	store_reserve(f->s, f->ns, h, n, bytes_of(prompt), node_of((int)rnd_below(&w->r, 2)), 0, o);
 	for (uint32_t i = 0; i < n; i++) {
 		if (o[i])
 			fill(f->s, o[i], prompt * PROMPT + i);
