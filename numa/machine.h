@@ -78,9 +78,10 @@ enum mach_device_kind { DEV_GPU, DEV_RDMA, DEV_NIC, DEV_NVME };
 
 struct mach_device {
 	enum mach_device_kind kind;
-	char pci[16];   /* "0000:17:00.0"; "" when it has none (soft-RoCE on a software device) */
-	char name[32];  /* "gpu0", "mlx5_0", "eth0", "nvme0n1": labels of this boot */
-	char model[64]; /* "" unknown */
+	char pci[16];    /* "0000:17:00.0"; "" when it has none (soft-RoCE on a software device) */
+	char name[32];   /* "gpu0", "mlx5_0", "eth0", "nvme0n1": labels of this boot */
+	char netdev[32]; /* RDMA: the network device on the same function, "eth0"; "" none */
+	char model[64];  /* "" unknown */
 	char serial[64];
 	char bridge[16];               /* topmost PCI bridge below the root it shares with siblings; "" unknown */
 	uint32_t root_complex;         /* devices with the same number share a host bridge; UINT32_MAX unknown */
@@ -129,6 +130,7 @@ struct machine {
 	uint32_t nnodes;
 	struct mach_cpu *cpus; /* online ones, by OS number */
 	uint32_t ncpus;
+	struct cpu_set offline_cpus; /* present but switched off: not in `cpus` */
 	struct mach_device
 		*devices; /* GPUs, RDMA, NICs, NVMe; each by PCI address, so the order never depends on enumeration */
 	uint32_t ndevices;
