@@ -4,7 +4,11 @@
  * line has a reason and names the source of the fact it rests on. Never more pages than a node has, no thread on a node
  * without CPUs, no pool on a node of slow or GPU memory unless it is named by hand; what does not fit is a stated shortage.
  *
- * Threads: any. What can fail: plan_make (-EINVAL wishes that contradict themselves, -ENOMEM).
+ * Ordinary pages keep a reserve for the rest of the system on each node: a sixteenth of it, 256 MiB to 16 GiB, never more than
+ * a quarter. Huge pages are bounded by the free ones of the node and by the hugetlb cgroup; nothing is kept of them.
+ *
+ * Threads: any. What can fail: plan_make (-EINVAL wishes that contradict themselves or the machine, -ENODEV a machine without a
+ * CPU we may use, -ENOMEM).
  */
 #ifndef NUMA_PLAN_H
 #define NUMA_PLAN_H
@@ -26,8 +30,10 @@ enum plan_backing { BACK_HUGETLB, BACK_SHM_THP, BACK_SHM };
 
 struct plan_conf {
 	enum plan_policy policy;
-	uint64_t l1_bytes;
+	uint64_t l1_bytes;   /* rounded down to whole pages, of at least 2 MiB */
 	enum plan_want numa; /* bind pools to nodes */
+	/* Tried from the largest to the smallest; all pools get the same, for the arena is one file. YES ends the list: nothing
+	 * smaller is taken, and what does not fit is a shortage. */
 	enum plan_want huge_1g, huge_2m, thp;
 	uint32_t transfer_workers, lookup_workers; /* in all; 0 = the plan chooses */
 	/* manual: what each node gets; bytes 0 with all nodes listed = even */
@@ -36,6 +42,12 @@ struct plan_conf {
 		uint64_t bytes;
 	} manual[64];
 	uint32_t nmanual;
+	/* What a running daemon of ours holds already; it counts as free. Pages of 4096 are those in /dev/shm. */
+	struct {
+		node_id node;
+		uint64_t page_bytes, pages;
+	} held[64];
+	uint32_t nheld;
 };
 
 struct plan_line { /* why, and by which fact */
@@ -45,7 +57,8 @@ struct plan_line { /* why, and by which fact */
 struct plan_pool {
 	node_id node; /* unknown: not bound (one node, or binding is not wanted) */
 	enum plan_backing backing;
-	uint64_t page_bytes, bytes;
+	uint64_t page_bytes; /* 4096 with both shm backings: THP is a hope, not a promise */
+	uint64_t bytes;
 	uint64_t pages, pages_free; /* hugetlb: wanted by this pool, and free on the node when looked at */
 	struct plan_line line;
 };
@@ -64,7 +77,7 @@ struct plan_thread {
 struct plan_device { /* one per device of the machine, in its order */
 	const struct mach_device *device;
 	uint32_t pool;   /* index; UINT32_MAX: any */
-	uint32_t thread; /* index of its ROLE_NIC or ROLE_NVME thread; UINT32_MAX none */
+	uint32_t thread; /* number of its ROLE_NIC or ROLE_NVME thread within the role; UINT32_MAX none */
 	struct plan_line line;
 };
 
@@ -77,21 +90,21 @@ struct plan_note {
 
 /* A line an operator may execute to get there. */
 enum plan_action_kind {
-	ACT_SYSFS /* write `value` to `path`; numa apply does these */,
-	ACT_SYSCTL,
-	ACT_KERNEL_ARG,
-	ACT_UNIT /* systemd */
+	ACT_SYSFS,      /* write `value` to `path`; numa apply does these */
+	ACT_SYSCTL,     /* the same; `path` is below /proc/sys */
+	ACT_KERNEL_ARG, /* `value` for the kernel command line, at the next boot; `path` is "" */
+	ACT_UNIT        /* `value` is a line for section [Service] of the systemd drop-in `path` */
 };
 struct plan_action {
 	enum plan_action_kind kind;
-	char path[160], value[128];
+	char path[160], value[1024]; /* a sysfs value is short; a kernel argument lists nodes */
 	struct plan_line line;
 };
 
 struct plan {
 	const struct machine *machine; /* borrowed */
 	struct plan_conf conf;
-	struct plan_pool *pools;
+	struct plan_pool *pools; /* at most ARENA_MAX_RANGES, by node; none when a YES cannot be met at all */
 	struct plan_thread *threads;
 	struct plan_device *devices;
 	struct plan_note *notes;
