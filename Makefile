@@ -167,7 +167,7 @@ $(addprefix fuzz-run-,$(FUZZ_NAMES)): fuzz-run-%: $(BUILD)/fuzz/%
 	@echo "fuzz $*: clean, $$(sed -n 's/^stat::number_of_executed_units: *//p' $(BUILD)/fuzz/$*.log) inputs"
 
 # ---- what people type -----------------------------------------------------------------------------------------------
-.PHONY: all deps run test bench san asan tsan fuzz lint fmt docs golden install uninstall clean help force \
+.PHONY: all deps run test lab run-lab bench san asan tsan fuzz lint fmt docs golden install uninstall clean help force \
         build-all build-tests run-tests run-bench $(addprefix fuzz-run-,$(FUZZ_NAMES))
 
 all: ## build the daemon, build/lmcache-appliance (the default)
@@ -187,6 +187,13 @@ test: deps ## build and run every test that needs no special hardware; T="name .
 build-tests: $(BIN) $(UNIT_BINS)
 run-tests: build-tests
 	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/run $(T)
+
+lab: ## run the tests of the virtual lab (QEMU guests with NUMA, huge pages, NVMe); T="name ..." picks some; docs/lab.md
+	@tools/deps.sh build test
+	@tools/deps.sh lab || echo "lab: its packages cannot be installed here"
+	@$(MAKE) run-lab
+run-lab: $(BIN) $(filter $(BUILD)/tests/unit/numa/%,$(UNIT_BINS))
+	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/run --lab $(T)
 
 bench: ## build and run the benchmarks; each row names its goal and the limit measured in the same run
 	@tools/deps.sh build test bench

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what is missing, by Debian package name, and nothing when all is there.
 #
-#   tools/deps.sh [--check] [build] [test] [lint] [fuzz] [bench]
+#   tools/deps.sh [--check] [build] [test] [lint] [fuzz] [bench] [lab]
 #
 # --check installs nothing and fails when something is missing. Without group names: build and test.
 set -u
@@ -56,6 +56,17 @@ find_missing() {
 			need clang have_cmd clang
 			need libclang-rt-dev have_fuzzer
 			;;
+		lab)
+			need qemu-system-x86 have_cmd qemu-system-x86_64
+			need linux-image-amd64 have_kernel
+			need busybox-static have_static busybox
+			need kmod have_sbin modprobe
+			need iproute2 have_sbin rdma
+			need numactl have_cmd numactl
+			need python3 test -x $python
+			need ibverbs-utils have_cmd ibv_devinfo
+			need ibverbs-providers have_file '/usr/lib/*/libibverbs/librxe*'
+			;;
 		*)
 			echo "deps: unknown group $group" >&2
 			exit 2
@@ -69,6 +80,18 @@ have_msgpack() { have_pkg msgpackc || have_pkg msgpack || have_pkg msgpack-c; }
 have_fuzzer() {
 	local dir
 	have_cmd clang && dir=$(clang -print-runtime-dir) && ls "$dir"/libclang_rt.fuzzer*.a "$dir"/../linux/libclang_rt.fuzzer*.a 2>/dev/null | grep -q .
+}
+
+have_file() { compgen -G "$1" >/dev/null; }
+have_sbin() { PATH=$PATH:/usr/sbin:/sbin have_cmd "$1"; }
+have_static() { have_cmd "$1" && ! head -c 4096 "$(command -v "$1")" | grep -q -a ld-linux; }
+# The kernel image of a package, with its modules; it need not be the one that runs.
+have_kernel() {
+	local image
+	for image in /boot/vmlinuz-*; do
+		[ -r "$image" ] && [ -d "/lib/modules/${image#/boot/vmlinuz-}" ] && return
+	done
+	return 1
 }
 
 give_up() {
