@@ -215,7 +215,7 @@ def wrong(dialect):
     """Every field of every request in turn gets every kind of value."""
     names = {"STORE": ("key", "instance", "blocks", "event"), "RETRIEVE": ("key", "instance", "blocks", "event", "skip")}
     with Witness() as w, Engine(tap.daemon.port, dialect, KV(1), model="bad") as e:
-        c = e.client
+        c, late = e.client, {}
         for name, good in requests(e).items():
             fields = names.get(name, [""] * len(good))
             todo = []
@@ -229,10 +229,8 @@ def wrong(dialect):
                 payload = list(good)
                 payload[i] = dict(good[i], **{inner: value}) if inner else value
                 uid = c.send(name, *payload)
-                if not legal(name, field, value):
-                    c.sent[uid] = (c.sent[uid][0], name + " with %s=%r" % (inner or field or i, value))
-                else:
-                    c.sent[uid] = (c.sent[uid][0], None)
+                label = None if legal(name, field, value) else "%s=%r" % (inner or field or i, value)
+                late[uid] = (name, label)
             with Client(tap.daemon.port, dialect) as few:   # too few and too many payload frames
                 for missing in range(len(good)):
                     few.send(name, *good[:missing])
@@ -245,10 +243,10 @@ def wrong(dialect):
             eq(c.call("NOOP"), "OK", "NOOP")
             for frames in drain(c, 0.1):
                 value = unpack(frames[2]) if len(frames) == 3 else None
-                label = c.sent[frames[0]][1]
-                check_type(label.split(" with ")[0] if label else name, dialect, value)
-                if label and positive(name, value):
-                    raise AssertionError("%s %s was carried out: %r" % (dialect, label, value))
+                which, label = late[frames[0]]
+                check_type(which, dialect, value)
+                if label and positive(which, value):
+                    raise AssertionError("%s %s with %s was carried out: %r" % (dialect, which, label, value))
             w.check()
         eq(c.ping(), True, "PING")
 
