@@ -99,6 +99,10 @@ static int work(struct planner *pl)
 		rc = plan_threads(pl);
 	if (!rc)
 		rc = plan_devices(pl);
+	if (!rc) {
+		plan_notes(pl);
+		plan_actions(pl);
+	}
 	if (rc || pl->out_of_memory)
 		return why_set(pl->why, -ENOMEM, "out of memory for a plan");
 	return 0;
