@@ -84,6 +84,19 @@ static int check_machine(const struct machine *m, struct why *why)
 	return why_set(why, -ENODEV, "%.100s: there is no CPU that we may use", m->source);
 }
 
+/* The gravest first, else in the order in which they were written. */
+static void sort_notes(struct plan *p)
+{
+	for (uint32_t i = 1; i < p->nnotes; i++) {
+		struct plan_note n = p->notes[i];
+		uint32_t k = i;
+
+		for (; k > 0 && p->notes[k - 1].severity < n.severity; k--)
+			p->notes[k] = p->notes[k - 1];
+		p->notes[k] = n;
+	}
+}
+
 static int work(struct planner *pl)
 {
 	int rc = plan_shares(pl);
@@ -102,6 +115,7 @@ static int work(struct planner *pl)
 	if (!rc) {
 		plan_notes(pl);
 		plan_actions(pl);
+		sort_notes(pl->p);
 	}
 	if (rc || pl->out_of_memory)
 		return why_set(pl->why, -ENOMEM, "out of memory for a plan");

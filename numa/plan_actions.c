@@ -88,8 +88,11 @@ static void reserve_now(struct planner *pl, const struct mach_node *n, struct ki
 		return;
 	pages_path(n, kind.page, a->path, sizeof(a->path));
 	plan_text(a->value, sizeof(a->value), "%llu", (unsigned long long)need);
-	plan_text(a->line.reason, sizeof(a->line.reason), "%s of L1 on node %d, and %llu pages of others",
-		  plan_bytes(got * kind.unit, bytes), n->id.os, (unsigned long long)(need - got));
+	plan_text(a->line.reason, sizeof(a->line.reason), "%s of L1 on node %d", plan_bytes(got * kind.unit, bytes),
+		  n->id.os);
+	if (need > got)
+		plan_more(a->line.reason, sizeof(a->line.reason), ", and %llu pages that others use",
+			  (unsigned long long)(need - got));
 	plan_text(a->line.source, sizeof(a->line.source),
 		  "/sys/devices/system/node/node%d/hugepages/hugepages-%llukB/free_hugepages", n->id.os,
 		  (unsigned long long)(kind.page / 1024));

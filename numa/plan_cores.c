@@ -194,7 +194,8 @@ static void take_core(const struct crew *c, struct home *h, struct plan_thread *
 static void own_cores(struct crew *c, enum plan_role role)
 {
 	struct plan *p = c->pl->p;
-	uint32_t *need = c->given;
+	/* Control and lookups leave a core to those that share; what moves bytes may have them all. */
+	uint32_t *need = c->given, spare = role == ROLE_CONTROL || role == ROLE_LOOKUP;
 
 	for (uint32_t i = 0; i < c->nhomes; i++)
 		need[i] = 0;
@@ -207,7 +208,7 @@ static void own_cores(struct crew *c, enum plan_role role)
 	for (uint32_t i = 0; i < c->nhomes; i++) {
 		struct home *h = &c->homes[i];
 
-		h->full = h->full || (need[i] && h->taken + need[i] > h->ncores);
+		h->full = h->full || (need[i] && h->taken + need[i] + spare > h->ncores);
 	}
 	for (uint32_t i = 0; i < p->nthreads; i++) {
 		struct plan_thread *t = &p->threads[i];

@@ -29,7 +29,7 @@ static void choose_pool(const struct planner *pl, const uint32_t *nodes, struct 
 	}
 	if (p->npools == 1) {
 		pd->pool = 0;
-		plan_text(reason, cap, "%s", "the only pool");
+		plan_text(reason, cap, "%s", "there is only one pool");
 		if (from == NO_INDEX)
 			plan_more(reason, cap, "; the device's node is unknown");
 		else if (node_known(p->pools[0].node) && nodes[0] != from)
@@ -40,8 +40,7 @@ static void choose_pool(const struct planner *pl, const uint32_t *nodes, struct 
 	to = plan_nearest(pl->m, from, nodes, p->npools);
 	if (to == NO_INDEX) {
 		plan_text(reason, cap,
-			  from == NO_INDEX ? "its node is unknown: any pool"
-					   : "no distance tells which pool is nearest: any pool");
+			  from == NO_INDEX ? "its node is unknown" : "no distance tells which pool is nearest");
 		return;
 	}
 	for (uint32_t i = 0; i < p->npools; i++) {

@@ -31,11 +31,11 @@ static void reason_by_policy(const struct planner *pl, const struct share *s, ch
 
 	switch (pl->basis) {
 	case BY_GPUS:
-		plan_text(out, cap, "local: %u of %u GPUs are on or nearest to this node:", s->here, pl->counted);
+		plan_text(out, cap, "local: nearest to %u of %u GPUs:", s->here, pl->counted);
 		list_gpus(pl, s->node, out, cap);
 		break;
 	case BY_DEVICES:
-		plan_text(out, cap, "local: no GPU's node is known; %u of %u NICs and drives are here", s->here,
+		plan_text(out, cap, "local: no GPU's node is known; nearest to %u of %u NICs and drives", s->here,
 			  pl->counted);
 		break;
 	case BY_MEMORY:
@@ -43,8 +43,7 @@ static void reason_by_policy(const struct planner *pl, const struct share *s, ch
 			  plan_bytes(pl->m->nodes[s->node].memory_bytes, mine));
 		break;
 	case BY_NICS:
-		plan_text(out, cap, "spread: even over the %u nodes that have NICs, %u NICs here", weighted(pl),
-			  s->here);
+		plan_text(out, cap, "spread: even over the %u nodes that have NICs (%u here)", weighted(pl), s->here);
 		break;
 	case BY_EVEN:
 		plan_text(out, cap, "spread: no NIC's node is known; even over %u nodes", weighted(pl));

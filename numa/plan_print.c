@@ -76,15 +76,18 @@ static void print_head(const struct plan *p, FILE *out)
 
 	for (uint32_t i = 0; i < p->npools; i++)
 		placed += p->pools[i].bytes;
-	plan_text(line, sizeof(line), "Plan for %s: %s of L1, policy %s (%s).",
-		  p->machine->source[0] ? p->machine->source : "this machine", plan_bytes(p->conf.l1_bytes, bytes),
-		  plan_policies[p->conf.policy].name, plan_policies[p->conf.policy].help);
-	wrap(out, 0, 0, line);
+	plan_text(line, sizeof(line), "Plan for %s: %s of L1.",
+		  p->machine->source[0] ? p->machine->source : "this machine", plan_bytes(p->conf.l1_bytes, bytes));
+	wrap(out, 0, 2, line);
+	plan_text(line, sizeof(line), "Policy %s: %s.", plan_policies[p->conf.policy].name,
+		  plan_policies[p->conf.policy].help);
+	wrap(out, 0, 2, line);
 	fputs("A node is a group of CPUs with memory of its own; other memory is farther away.\n\n", out);
-	fputs("MEMORY POOLS", out);
+	plan_text(line, sizeof(line), "MEMORY POOLS: none");
 	if (p->npools)
-		fprintf(out, ": %s in %s", plan_bytes(placed, bytes), pages_text(&p->pools[0], pages));
-	fputs(p->npools ? "\n" : ": none\n", out);
+		plan_text(line, sizeof(line), "MEMORY POOLS: %s, %s", plan_bytes(placed, bytes),
+			  pages_text(&p->pools[0], pages));
+	wrap(out, 0, 2, line);
 }
 
 static void print_pools(const struct plan *p, FILE *out)
@@ -107,10 +110,35 @@ static void print_pools(const struct plan *p, FILE *out)
 	}
 }
 
+static const char *name_of(const struct mach_device *d)
+{
+	return d->name[0] ? d->name : d->pci;
+}
+
+/* The reason without the device's name, with which it begins. */
+static const char *tail(const struct plan_thread *t)
+{
+	size_t len = t->device ? strlen(name_of(t->device)) : 0;
+
+	return strlen(t->line.reason) > len ? t->line.reason + len : t->line.reason;
+}
+
 static bool alike(const struct plan_thread *a, const struct plan_thread *b)
 {
 	return a->role == b->role && (node_same(a->node, b->node) || (!node_known(a->node) && !node_known(b->node))) &&
-	       strcmp(a->line.reason, b->line.reason) == 0;
+	       strcmp(tail(a), tail(b)) == 0;
+}
+
+static void thread_reason(const struct plan_thread *t, uint32_t n, char *out, size_t cap)
+{
+	if (n == 1 || !t->device) {
+		plan_text(out, cap, "%s", t->line.reason);
+		return;
+	}
+	out[0] = 0;
+	for (uint32_t i = 0; i < n; i++)
+		plan_more(out, cap, "%s%s", i ? " " : "", name_of(t[i].device));
+	plan_more(out, cap, ": each%s", tail(t));
 }
 
 static void print_threads(const struct plan *p, FILE *out)
@@ -118,41 +146,44 @@ static void print_threads(const struct plan *p, FILE *out)
 	fputs("\nTHREADS\n", out);
 	for (uint32_t i = 0; i < p->nthreads;) {
 		const struct plan_thread *t = &p->threads[i];
-		char head[48], text[CPU_MAX * 5 + 64], cpus[CPU_MAX * 5 + 1], node[24];
+		char head[48], text[CPU_MAX * 5 + 64], cpus[CPU_MAX * 5 + 1], node[24] = "any node", reason[2048];
 		struct cpu_set all = t->cpus;
 		uint32_t n = 1;
 
 		for (; i + n < p->nthreads && alike(t, &p->threads[i + n]); n++)
 			cpus_or(&all, &p->threads[i + n].cpus);
 		cpus_format(&all, cpus, sizeof(cpus));
+		plan_text(head, sizeof(head), "%s %u", plan_role_name(t->role), t->index);
 		if (n > 1)
-			plan_text(head, sizeof(head), "%s %u-%u", plan_role_name(t->role), t->index, t->index + n - 1);
-		else
-			plan_text(head, sizeof(head), "%s %u", plan_role_name(t->role), t->index);
+			plan_more(head, sizeof(head), "-%u", t->index + n - 1);
 		if (node_known(t->node))
 			plan_text(node, sizeof(node), "node %d", t->node.os);
-		else
-			plan_text(node, sizeof(node), "any node");
 		plan_text(text, sizeof(text), "%s, CPU%s %s", node, cpus_count(&all) > 1 ? "s" : "", cpus);
+		thread_reason(t, n, reason, sizeof(reason));
 		item(out, 2, 17, head, text);
-		item(out, 4, 17, "because", t->line.reason);
+		item(out, 4, 17, "because", reason);
 		i += n;
 	}
 }
 
-static void device_text(const struct plan *p, const struct plan_device *d, char *text, size_t cap)
+/* Devices of one kind that go to the same pool for the same reason share a row, as long as the names fit. */
+static uint32_t row_of(const struct plan *p, uint32_t i, char *names, size_t cap)
 {
-	char node[24];
+	const struct plan_device *d = &p->devices[i];
+	uint32_t n = 1;
 
-	if (d->pool == NO_INDEX)
-		plan_text(text, cap, "any pool");
-	else if (node_known(p->pools[d->pool].node))
-		plan_text(text, cap, "pool of node %d", p->pools[d->pool].node.os);
-	else
-		plan_text(text, cap, "the pool");
-	plan_more(text, cap, ", %s", machine_node_text(d->device->node, node));
-	if (d->thread != NO_INDEX)
-		plan_more(text, cap, ", thread %s %u", d->device->kind == DEV_NVME ? "nvme" : "nic", d->thread);
+	plan_text(names, cap, "%s", name_of(d->device));
+	for (; i + n < p->ndevices; n++) {
+		const struct plan_device *next = &p->devices[i + n];
+
+		if (next->device->kind != d->device->kind || next->pool != d->pool ||
+		    (d->thread != NO_INDEX && next->thread != d->thread + n) ||
+		    strcmp(next->line.reason, d->line.reason) != 0 ||
+		    strlen(names) + strlen(name_of(next->device)) > 60)
+			break;
+		plan_more(names, cap, " %s", name_of(next->device));
+	}
+	return n;
 }
 
 static void print_devices(const struct plan *p, FILE *out)
@@ -160,26 +191,39 @@ static void print_devices(const struct plan *p, FILE *out)
 	if (p->ndevices)
 		fputs("\nDEVICES\n", out);
 	for (uint32_t i = 0; i < p->ndevices;) {
-		const struct plan_device *d = &p->devices[i], *next;
-		char head[64], text[320], other[320];
-		uint32_t n = 1;
+		const struct plan_device *d = &p->devices[i];
+		char names[128], text[320];
+		uint32_t n = row_of(p, i, names, sizeof(names));
 
-		device_text(p, d, text, sizeof(text));
-		plan_text(head, sizeof(head), "%s", d->device->name[0] ? d->device->name : d->device->pci);
-		/* A row per kind, pool and reason; names join while they fit. */
-		for (; i + n < p->ndevices; n++) {
-			next = &p->devices[i + n];
-			device_text(p, next, other, sizeof(other));
-			if (next->device->kind != d->device->kind || strcmp(text, other) != 0 ||
-			    strcmp(next->line.reason, d->line.reason) != 0 || strlen(head) > 40)
-				break;
-			plan_more(head, sizeof(head), " %s",
-				  next->device->name[0] ? next->device->name : next->device->pci);
-		}
+		if (d->pool == NO_INDEX)
+			plan_text(text, sizeof(text), "any pool");
+		else if (node_known(p->pools[d->pool].node))
+			plan_text(text, sizeof(text), "pool of node %d", p->pools[d->pool].node.os);
+		else
+			plan_text(text, sizeof(text), "the pool");
+		if (d->thread != NO_INDEX)
+			plan_more(text, sizeof(text), ", thread%s %s %u", n > 1 ? "s" : "",
+				  plan_role_name(d->device->kind == DEV_NVME ? ROLE_NVME : ROLE_NIC), d->thread);
+		if (d->thread != NO_INDEX && n > 1)
+			plan_more(text, sizeof(text), "-%u", d->thread + n - 1);
 		plan_more(text, sizeof(text), ": %s", d->line.reason);
-		item(out, 2, 17, head, text);
+		item(out, 2, 17, names, text);
 		i += n;
 	}
+}
+
+/* Is it what an action below says again? */
+static bool said_below(const struct plan *p, const char *remedy)
+{
+	for (uint32_t i = 0; i < p->nactions; i++) {
+		const struct plan_action *a = &p->actions[i];
+		char command[sizeof(a->path) + sizeof(a->value) + 16];
+
+		snprintf(command, sizeof(command), "echo %s > %s", a->value, a->path);
+		if (strcmp(command, remedy) == 0)
+			return true;
+	}
+	return false;
 }
 
 static void print_notes(const struct plan *p, FILE *out)
@@ -193,7 +237,7 @@ static void print_notes(const struct plan *p, FILE *out)
 
 		item(out, 2, 12, names[n->severity], n->text);
 		if (n->remedy[0])
-			item(out, 4, 12, "remedy", n->remedy);
+			item(out, 4, 12, "remedy", said_below(p, n->remedy) ? "the line for it below" : n->remedy);
 	}
 }
 
@@ -209,8 +253,11 @@ static void print_action(const struct plan_action *a, FILE *out)
 		wrap(out, 6, 6, a->value);
 		break;
 	default:
-		fprintf(out, "  echo %s > \\\n  ", a->value);
-		wrap(out, 2, 2, a->path);
+		fprintf(out, "  echo %s > ", a->value);
+		/* A path that does not fit goes on in the next line, in a way that a shell takes. */
+		if (strlen(a->value) + strlen(a->path) + 10 > WIDTH)
+			fputs("\\\n  ", out);
+		fprintf(out, "%s\n", a->path);
 	}
 	item(out, 4, 12, "why", a->line.reason);
 }

@@ -217,9 +217,9 @@ static void add_device(struct crew *c, enum plan_role role, const struct mach_de
 	t->device = d;
 	if (from == NO_INDEX && node_known(d->node))
 		plan_text(t->line.reason, sizeof(t->line.reason),
-			  "%s is on node %d, which the machine does not list: any CPU", name, d->node.os);
+			  "%s is on node %d, which is not in the machine: any CPU", name, d->node.os);
 	else if (from == NO_INDEX)
-		plan_text(t->line.reason, sizeof(t->line.reason), "the node of %s is unknown: any CPU", name);
+		plan_text(t->line.reason, sizeof(t->line.reason), "%s is on an unknown node: any CPU", name);
 	else
 		plan_text(t->line.reason, sizeof(t->line.reason), "%s is on node %d", name, d->node.os);
 	say_moved(c, from, home, &t->line);

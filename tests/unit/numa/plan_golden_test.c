@@ -1,0 +1,132 @@
+/* Plans of machines built by hand, as people read them. LMCA_UPDATE_GOLDEN=1 rewrites the texts. */
+#include "machine_fixture.h"
+#include "numa/plan.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static void golden(struct machine *m, enum plan_policy policy, uint64_t gib, const char *name)
+{
+	struct plan_conf conf = {.policy = policy,
+				 .l1_bytes = gib * FIX_GIB,
+				 .numa = WANT_TRY,
+				 .huge_1g = WANT_TRY,
+				 .huge_2m = WANT_TRY,
+				 .thp = WANT_TRY};
+	char path[200], *text = NULL, *want = NULL;
+	size_t len = 0, cap = 0;
+	struct plan *p = NULL;
+	struct why why = {0};
+	FILE *f;
+
+	if (plan_make(m, &conf, &p, &why))
+		fail_msg("%s: %s", name, why.text);
+	f = open_memstream(&text, &len);
+	assert_non_null(f);
+	plan_print(p, f);
+	fclose(f);
+	for (const char *line = text; *line; line += strcspn(line, "\n") + 1) {
+		if (strcspn(line, "\n") > 80)
+			fail_msg("%s: more than 80 columns: %.*s", name, (int)strcspn(line, "\n"), line);
+	}
+	snprintf(path, sizeof(path), "tests/unit/numa/golden/plan-%s.txt", name);
+	if (getenv("LMCA_UPDATE_GOLDEN")) {
+		f = fopen(path, "we");
+		assert_non_null(f);
+		fputs(text, f);
+		assert_int_equal(fclose(f), 0);
+	}
+	f = fopen(path, "re");
+	if (!f)
+		fail_msg("%s: cannot open; tests run from the repository root", path);
+	assert_true(getdelim(&want, &cap, 0, f) > 0);
+	fclose(f);
+	assert_string_equal(text, want);
+	free(want);
+	free(text);
+	plan_destroy(p);
+	machine_destroy(m);
+}
+
+static void test_01_eight_gpus(void **state)
+{
+	(void)state;
+	golden(fix_8gpu(), PLAN_LOCAL, 256, "8gpu-local");
+}
+
+static void test_02_eight_gpus_with_pages(void **state)
+{
+	struct machine *m = fix_8gpu();
+	(void)state;
+
+	for (uint32_t i = 0; i < 2; i++)
+		m->nodes[i].huge[0].total = m->nodes[i].huge[0].free = 65536 + i * 1000;
+	golden(m, PLAN_LOCAL, 256, "8gpu-reserved");
+}
+
+static void test_03_one_node(void **state)
+{
+	(void)state;
+	golden(fix_one_node(), PLAN_LOCAL, 4, "one-node");
+}
+
+static void test_04_grace_hopper(void **state)
+{
+	(void)state;
+	golden(fix_gh200(), PLAN_LOCAL, 100, "gh200");
+}
+
+static void test_05_epyc_spread(void **state)
+{
+	(void)state;
+	golden(fix_epyc(), PLAN_SPREAD, 128, "epyc-spread");
+}
+
+static void test_06_epyc_pack(void **state)
+{
+	(void)state;
+	golden(fix_epyc(), PLAN_PACK, 128, "epyc-pack");
+}
+
+/* Everything that can be in the way at once. */
+static void test_07_troubled(void **state)
+{
+	struct machine *m = fix_8gpu();
+	(void)state;
+
+	m->devices[3].node = NODE_UNKNOWN;
+	m->devices[3].fact[0].node = NODE_UNKNOWN;
+	m->devices[8].confidence = CONF_DISPUTED;
+	m->devices[8].nfacts = 2;
+	m->devices[8].fact[1] = (struct fact_node){FACT_HWLOC, node_of(1), "hwloc: PCI 0000:09:00.0"};
+	m->limits.numa_balancing = true;
+	m->limits.memlock = 8 * FIX_MIB;
+	m->limits.mbind = PROBE_DENIED;
+	m->limits.shm_total = m->limits.shm_free = 64 * FIX_MIB;
+	snprintf(m->limits.shmem_thp, sizeof(m->limits.shmem_thp), "never");
+	m->limits.memory_max = 100 * FIX_GIB;
+	snprintf(m->limits.memory_where, sizeof(m->limits.memory_where), "/sys/fs/cgroup/docker/4f2a/memory.max");
+	m->limits.hugetlb[0] = (struct mach_hugetlb_limit){2 * FIX_MIB,
+							   4 * FIX_GIB,
+							   UINT64_MAX,
+							   0,
+							   "/sys/fs/cgroup/docker/4f2a/hugetlb.2MB.max",
+							   "/sys/fs/cgroup/docker/4f2a/hugetlb.2MB.rsvd.max"};
+	m->limits.nhugetlb = 1;
+	golden(m, PLAN_LOCAL, 256, "troubled");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_01_eight_gpus),  cmocka_unit_test(test_02_eight_gpus_with_pages),
+		cmocka_unit_test(test_03_one_node),    cmocka_unit_test(test_04_grace_hopper),
+		cmocka_unit_test(test_05_epyc_spread), cmocka_unit_test(test_06_epyc_pack),
+		cmocka_unit_test(test_07_troubled),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
