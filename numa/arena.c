@@ -1,150 +1,62 @@
-/* arena.c - one shared-memory object, mapped once, committed step by step.
+/* arena.c - makes the arena: one file, mapped once, of the best pages that can be had, bound and populated node by node.
  *
- * Normal path: create the object under a name nobody else holds, size it, map it, and populate it with
- * MADV_POPULATE_WRITE. That call reports a full /dev/shm as an error, where a plain touch would raise SIGBUS.
- * Failure paths: a name in use by a living daemon (-EBUSY), no space (-ENOSPC, the text says what to change).
+ * Normal path: take the name, then for each kind of pages in order of preference: check, open, size, map, bind, populate, verify;
+ * only then give a file of huge pages its name. The order matters: pages that exist before mbind stay where they are, fallocate
+ * does not look at it, and the first process to touch a huge page decides its node.
+ * Failure paths: a kind of pages that cannot be had (wanted: an error; tried: a warning and the next kind), a name in use by a
+ * living daemon (-EBUSY), no space (-ENOSPC, the text says what to change).
  */
-#include "numa/arena.h"
+#include "numa/arena_int.h"
 
 #include "daemon/base/check.h"
-#include "daemon/base/lock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/mem.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* linux/mman.h, since 5.14 */
-#endif
+#define THP "/sys/kernel/mm/transparent_hugepage/"
 
-#define POOL_MODE      01600              /* the sticky bit means nothing on a file: our mark */
-#define POOL_PREFIX    "lmcache_l1_pool_" /* upstream's name, followed by the pid */
-#define RANGE_ALIGN    (2ull << 20)       /* a huge page never straddles two nodes */
-#define COMMIT_STEP    (16ull << 20)      /* a request that must wait for one step waits a few milliseconds */
-#define MPOL_BIND_MODE 2                  /* linux/mempolicy.h; no libnuma for one call */
-
-struct arena {
-	uint8_t *base;
-	uint64_t bytes;
-	int fd; /* -1 when anonymous; keeps the flock that says the name is in use */
-	char name[256];
-	uint32_t nranges;
-	struct arena_range range[ARENA_MAX_RANGES];
-	_Atomic uint64_t committed[ARENA_MAX_RANGES];
-	struct lk grow;
-};
-
+/* Each range is a whole number of pages. */
 static int lay_out(struct arena *a, const struct arena_conf *conf, struct why *why)
 {
 	uint32_t n = conf->nranges ? conf->nranges : 1;
+	uint64_t align = a->page_bytes > RANGE_ALIGN ? a->page_bytes : RANGE_ALIGN;
 
 	if (n > ARENA_MAX_RANGES)
 		return why_set(why, -EINVAL, "arena: %u node ranges, at most %d", n, ARENA_MAX_RANGES);
+	a->bytes = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t want = conf->nranges ? conf->range[i].bytes : conf->bytes;
 		struct arena_range *r = &a->range[i];
 
 		r->node = conf->nranges ? conf->range[i].node : NODE_UNKNOWN;
+		r->bound = false;
 		r->start = a->bytes;
-		r->bytes = want / RANGE_ALIGN * RANGE_ALIGN;
+		r->bytes = want / align * align;
+		if (conf->nranges)
+			a->cpus[i] = conf->range[i].cpus;
 		if (r->bytes == 0)
 			return why_set(why, -EINVAL, "arena: range %u of %llu bytes is below %llu", i,
-				       (unsigned long long)want, RANGE_ALIGN);
+				       (unsigned long long)want, (unsigned long long)align);
+		if (a->bytes + r->bytes < a->bytes || a->bytes + r->bytes > INT64_MAX)
+			return why_set(why, -EINVAL, "arena: the ranges are larger than an address space");
 		a->bytes += r->bytes;
 	}
 	a->nranges = n;
 	return 0;
 }
 
-/* Between opening a file and locking it others may have removed it: then its name is not ours to use or to remove. */
-static bool is_named(int fd)
-{
-	struct stat st;
+/* ---- file and mapping ------------------------------------------------------------------------------------------- */
 
-	return fstat(fd, &st) == 0 && st.st_nlink > 0;
-}
-
-#define CLAIM_ATTEMPTS 16 /* each one lost to a daemon that starts at the same moment */
-
-/* A name left by a dead daemon is taken over; one whose owner still holds the flock is refused. */
-static int claim_name(struct arena *a, struct why *why)
-{
-	char path[300];
-
-	snprintf(path, sizeof(path), "/%s", a->name);
-	for (int attempt = 0; attempt < CLAIM_ATTEMPTS; attempt++) {
-		int fd = shm_open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-		bool created = fd >= 0;
-
-		if (!created && errno == EEXIST) {
-			fd = shm_open(path, O_RDWR, 0);
-			if (fd < 0 && errno == ENOENT)
-				continue;
-		}
-		if (fd < 0)
-			return why_set(why, -errno, "cannot create /dev/shm%s: %s (is /dev/shm mounted and writable?)",
-				       path, strerror(errno));
-		if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-			close(fd);
-			return why_set(why, -EBUSY,
-				       "/dev/shm%s is in use by another process; choose another --shm-name", path);
-		}
-		if (created && is_named(fd)) {
-			a->fd = fd;
-			fchmod(fd, POOL_MODE);
-			return 0;
-		}
-		if (is_named(fd))
-			shm_unlink(path);
-		close(fd);
-	}
-	return why_set(why, -EEXIST, "/dev/shm%s keeps coming back; choose another --shm-name", path);
-}
-
-/* A daemon that was killed leaves its pool, gigabytes of memory nobody can reach. Ours has POOL_MODE and holds a flock while it
- * lives: what has the one and lacks the other belongs to nobody. Reference servers use the same names without a lock, and their
- * pids mean nothing in another pid namespace, so anything unmarked stays. */
-static void reap_pool(const char *name)
-{
-	char path[300];
-	struct stat st;
-	int fd;
-
-	snprintf(path, sizeof(path), "/%s", name);
-	fd = shm_open(path, O_RDWR, 0);
-	if (fd < 0)
-		return;
-	if (fstat(fd, &st) == 0 && (st.st_mode & 07777) == POOL_MODE && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
-	    is_named(fd) && shm_unlink(path) == 0)
-		log_info("removed /dev/shm%s, left behind by a daemon that was killed", path);
-	close(fd);
-}
-
-static void reap_dead_pools(void)
-{
-	DIR *dir = opendir("/dev/shm");
-	struct dirent *de;
-
-	while (dir && (de = readdir(dir))) {
-		if (strncmp(de->d_name, POOL_PREFIX, strlen(POOL_PREFIX)) == 0)
-			reap_pool(de->d_name);
-	}
-	if (dir)
-		closedir(dir);
-}
-
-static int check_space(struct arena *a, struct why *why)
+static int check_space(const struct arena *a, struct why *why)
 {
 	struct statvfs fs;
 
@@ -160,108 +72,248 @@ static int check_space(struct arena *a, struct why *why)
 		       (unsigned long long)((a->bytes >> 30) + 2));
 }
 
-static int open_backing(struct arena *a, const struct arena_conf *conf, struct why *why)
+/* Beyond RLIMIT_FSIZE ftruncate does not fail, it kills. */
+static int size_file(const struct arena *a, struct why *why)
 {
-	int err;
+	struct rlimit lim;
 
-	a->fd = -1;
-	if (conf->shm_name && conf->shm_name[0] == '\0')
-		return 0;
-	if (conf->shm_name && (strchr(conf->shm_name + 1, '/') || strlen(conf->shm_name) > 200))
-		return why_set(why, -EINVAL, "--shm-name must be one path component of at most 200 bytes");
-	if (conf->shm_name)
-		snprintf(a->name, sizeof(a->name), "%s", conf->shm_name + (conf->shm_name[0] == '/'));
-	else
-		snprintf(a->name, sizeof(a->name), POOL_PREFIX "%d", (int)getpid());
-	reap_dead_pools();
-	err = claim_name(a, why);
-	if (err)
-		return err;
-	err = check_space(a, why);
-	if (err)
-		return err;
+	if (getrlimit(RLIMIT_FSIZE, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY && lim.rlim_cur < a->bytes)
+		return why_set(why, -EFBIG,
+			       "L1 wants a file of %.2f GiB but files may have %.2f GiB: ulimit -f unlimited (systemd: "
+			       "LimitFSIZE=infinity)",
+			       (double)a->bytes / (1 << 30), (double)lim.rlim_cur / (1 << 30));
 	if (ftruncate(a->fd, (off_t)a->bytes) != 0)
-		return why_set(why, -errno, "cannot size /dev/shm/%s: %s", a->name, strerror(errno));
+		return why_set(why, -errno, "cannot size the file of L1%s%s: %s", a->name[0] ? ", /dev/shm/" : "",
+			       a->name, strerror(errno));
 	return 0;
 }
 
-/* Best effort here: which node a page really is on is proven by the planner, not by this call. */
-static void bind_ranges(struct arena *a)
+static int map_why(const struct arena *a, int err, struct why *why)
 {
-	for (uint32_t i = 0; a->nranges > 1 && i < a->nranges; i++) {
-		unsigned long mask[16] = {0};
-		int node = a->range[i].node.os;
+	struct rlimit lim;
 
-		if (node < 0 || node >= (int)(sizeof(mask) * 8))
-			continue;
-		mask[node / 64] = 1ul << (node % 64);
-		syscall(SYS_mbind, a->base + a->range[i].start, a->range[i].bytes, MPOL_BIND_MODE, mask,
-			sizeof(mask) * 8, 0);
-	}
+	if (getrlimit(RLIMIT_AS, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY)
+		return why_set(
+			why, err,
+			"cannot map %.2f GiB for L1: our address space is limited to %.2f GiB: ulimit -v unlimited "
+			"(systemd: LimitAS=infinity)",
+			(double)a->bytes / (1 << 30), (double)lim.rlim_cur / (1 << 30));
+	if (a->backing == BACK_HUGETLB && err == -ENOMEM)
+		return arena_huge_why(a, UINT32_MAX, err, why);
+	return why_set(why, err, "cannot map %.2f GiB for L1: %s", (double)a->bytes / (1 << 30), strerror(-err));
 }
 
+/* Huge pages are reserved by the mapping: another process cannot take them between here and populating. */
 static int map_all(struct arena *a, struct why *why)
 {
 	int flags = a->fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-	void *p = mmap(NULL, a->bytes, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, a->fd, 0);
+	void *p;
 
+	if (a->backing != BACK_HUGETLB)
+		flags |= MAP_NORESERVE;
+	p = mmap(NULL, a->bytes, PROT_READ | PROT_WRITE, flags, a->fd, 0);
 	if (p == MAP_FAILED)
-		return why_set(why, -errno, "cannot map %.2f GiB for L1: %s", (double)a->bytes / (1 << 30),
-			       strerror(errno));
+		return map_why(a, -errno, why);
 	a->base = p;
-	madvise(p, a->bytes, MADV_HUGEPAGE);
+	if (a->backing != BACK_HUGETLB)
+		madvise(p, a->bytes, a->backing == BACK_SHM_THP ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	madvise(p, a->bytes, MADV_DONTDUMP);
-	bind_ranges(a);
 	return 0;
+}
+
+static void unmap(struct arena *a)
+{
+	if (a->base)
+		munmap(a->base, a->bytes);
+	a->base = NULL;
+}
+
+/* ---- kinds of pages ---------------------------------------------------------------------------------------------- */
+
+/* The steps that all kinds share, from a file that is open (or anonymous memory) to populated memory that is where it should. */
+static int fill(struct arena *a, uint64_t commit, struct why *why)
+{
+	int err = map_all(a, why);
+
+	if (!err)
+		err = arena_place_bind(a, why);
+	if (!err)
+		err = arena_populate(a, commit, NULL, why);
+	return err ? err : arena_place_prove(a, why);
+}
+
+/* 0: done. Otherwise everything is as it was before, and why says what was missing. */
+static int make_huge(struct arena *a, const struct arena_conf *conf, uint64_t page, struct why *why)
+{
+	uint32_t before = a->fallbacks;
+	int err;
+
+	a->backing = BACK_HUGETLB;
+	a->page_bytes = page;
+	err = lay_out(a, conf, why);
+	if (!err)
+		err = arena_huge_check(a, why);
+	if (err)
+		return err;
+	a->name_fd = a->fd;
+	a->fd = -1;
+	err = arena_huge_open(a, why);
+	if (!err)
+		err = size_file(a, why);
+	if (!err)
+		err = fill(a, a->bytes, why);
+	if (!err)
+		return 0;
+	unmap(a);
+	arena_huge_unlink(a);
+	if (a->fd >= 0)
+		close(a->fd);
+	a->fd = a->name_fd;
+	a->name_fd = -1;
+	a->fallbacks = before;
+	for (uint32_t i = 0; i < ARENA_MAX_RANGES; i++) {
+		a->grow[i].committed = a->grow[i].next = 0;
+		a->grow[i].failed_at = UINT64_MAX;
+	}
+	return err;
+}
+
+/* The word in brackets is the setting; newer kernels have one more per size, which may say "inherit". */
+static bool setting_allows(const char *path, bool *inherit)
+{
+	static const char *const on[] = {"[always]", "[within_size]", "[advise]", "[madvise]", "[force]"};
+	char text[128];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	*inherit = n <= 0;
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	*inherit = strstr(text, "[inherit]") != NULL;
+	for (size_t i = 0; i < sizeof(on) / sizeof(on[0]); i++) {
+		if (strstr(text, on[i]))
+			return true;
+	}
+	return false;
+}
+
+static int check_thp(const struct arena *a, struct why *why)
+{
+	const char *file = a->name[0] ? THP "shmem_enabled" : THP "enabled";
+	bool inherit, unused;
+
+	if (setting_allows(a->name[0] ? THP "hugepages-2048kB/shmem_enabled" : THP "hugepages-2048kB/enabled",
+			   &inherit) ||
+	    (inherit && setting_allows(file, &unused)))
+		return 0;
+	if (access(file, F_OK) != 0)
+		return why_set(why, -EOPNOTSUPP, "this kernel has no transparent huge pages: %s does not exist", file);
+	return why_set(why, -EOPNOTSUPP, "transparent huge pages are off here: %s; on: echo %s > %s", file,
+		       a->name[0] ? "advise" : "madvise", file);
+}
+
+static int make_shm(struct arena *a, const struct arena_conf *conf, enum plan_backing backing, struct why *why)
+{
+	int err;
+
+	a->backing = backing;
+	a->page_bytes = ARENA_PAGE;
+	err = lay_out(a, conf, why);
+	if (!err && a->fd >= 0)
+		err = check_space(a, why);
+	if (!err && a->fd >= 0)
+		err = size_file(a, why);
+	return err ? err : fill(a, conf->lazy && conf->init_bytes < a->bytes ? conf->init_bytes : a->bytes, why);
+}
+
+/* Errors that other pages would not mend. */
+static bool is_final(const struct arena_conf *conf, int err)
+{
+	return (err == -EPERM || err == -EXDEV || err == -ENOSYS) && conf->numa == WANT_YES;
+}
+
+static int choose(struct arena *a, const struct arena_conf *conf, struct why *why)
+{
+	const struct {
+		enum plan_want want;
+		uint64_t page;
+	} huge[] = {{conf->huge_1g, 1ull << 30}, {conf->huge_2m, 2ull << 20}};
+	enum plan_backing shm = conf->thp == WANT_NO ? BACK_SHM : BACK_SHM_THP;
+	struct why w = {0};
+	char size[24];
+	int err;
+
+	for (size_t k = 0; k < sizeof(huge) / sizeof(huge[0]); k++) {
+		if (huge[k].want == WANT_NO)
+			continue;
+		err = make_huge(a, conf, huge[k].page, &w);
+		if (!err)
+			return 0;
+		if (huge[k].want == WANT_YES || is_final(conf, err))
+			return why_set(why, err, "%s", w.text);
+		log_warn("L1: without huge pages of %s: %s", arena_size_text(huge[k].page, size), w.text);
+		a->fallbacks++;
+	}
+	err = shm == BACK_SHM_THP ? check_thp(a, &w) : 0;
+	if (err && conf->thp == WANT_YES)
+		return why_set(why, err, "%s", w.text);
+	if (err) {
+		log_warn("L1: pages of 4 KiB: %s", w.text);
+		a->fallbacks++;
+		shm = BACK_SHM;
+	}
+	return make_shm(a, conf, shm, why);
 }
 
 int arena_create(const struct arena_conf *conf, struct arena **out, struct why *why)
 {
 	struct arena *a = mem_calloc(1, sizeof(*a));
-	uint64_t first;
 	int err;
 
 	if (!a)
 		return why_set(why, -ENOMEM, "arena: out of memory");
-	a->fd = -1;
-	lk_init(&a->grow, LK_ARENA);
+	a->fd = a->name_fd = a->huge_dir_fd = -1;
+	a->numa = conf->numa;
+	a->threads = conf->threads;
+	a->limits = conf->limits;
+	a->page_bytes = ARENA_PAGE;
+	arena_grow_init(a);
 	err = lay_out(a, conf, why);
 	if (!err)
-		err = open_backing(a, conf, why);
+		err = arena_place_check(a, why);
 	if (!err)
-		err = map_all(a, why);
-	first = conf->lazy ? conf->init_bytes : a->bytes;
-	for (uint32_t i = 0; !err && i < a->nranges; i++) {
-		uint64_t share = (uint64_t)((unsigned __int128)first * a->range[i].bytes / a->bytes);
-
-		err = arena_commit(a, i, share < a->range[i].bytes ? share : a->range[i].bytes);
-		if (err)
-			why_set(why, err, "cannot populate L1 memory: %s", strerror(-err));
-	}
+		err = arena_name_claim(a, conf->shm_name, why);
+	if (!err && (conf->huge_1g != WANT_NO || conf->huge_2m != WANT_NO))
+		arena_huge_reap();
+	if (!err)
+		err = choose(a, conf, why);
 	if (err) {
 		arena_destroy(a);
 		return err;
 	}
+	arena_name_offer(a);
+	a->limits = NULL;
 	*out = a;
 	return 0;
 }
 
 void arena_destroy(struct arena *a)
 {
-	char path[300];
-
 	if (!a)
 		return;
-	if (a->base)
-		munmap(a->base, a->bytes);
-	if (a->fd >= 0) {
-		snprintf(path, sizeof(path), "/%s", a->name);
-		shm_unlink(path);
+	unmap(a);
+	arena_name_release(a);
+	arena_huge_unlink(a);
+	if (a->fd >= 0)
 		close(a->fd);
-	}
-	lk_destroy(&a->grow);
+	arena_grow_destroy(a);
 	mem_free(a);
 }
+
+/* ---- what it is --------------------------------------------------------------------------------------------------- */
 
 uint8_t *arena_base(const struct arena *a)
 {
@@ -299,49 +351,40 @@ uint32_t arena_range_of(const struct arena *a, uint64_t offset)
 	return i;
 }
 
-uint64_t arena_committed(const struct arena *a, uint32_t i)
+enum plan_backing arena_backing(const struct arena *a)
 {
-	check(i < a->nranges);
-	return atomic_load_explicit(&a->committed[i], memory_order_acquire);
+	return a->backing;
 }
 
-/* Kernels before 5.14 have no MADV_POPULATE_WRITE: reserve the file space, after which touching cannot fail. */
-static int populate_by_hand(struct arena *a, uint8_t *p, uint64_t n)
+uint64_t arena_page_bytes(const struct arena *a)
 {
-	if (a->fd >= 0 && fallocate(a->fd, 0, p - a->base, (off_t)n) != 0)
-		return -errno;
-	for (uint64_t i = 0; i < n; i += ARENA_PAGE)
-		((volatile uint8_t *)p)[i] = 0;
-	return 0;
+	return a->page_bytes;
 }
 
-static int populate(struct arena *a, uint8_t *p, uint64_t n)
+uint32_t arena_fallbacks(const struct arena *a)
 {
-	int err;
-
-	do {
-		err = madvise(p, n, MADV_POPULATE_WRITE) == 0 ? 0 : -errno;
-	} while (err == -EINTR || err == -EAGAIN);
-	if (err == -EINVAL)
-		return populate_by_hand(a, p, n);
-	return err == -EFAULT ? -ENOSPC : err; /* EFAULT = a touch would have raised SIGBUS */
+	return a->fallbacks;
 }
 
-int arena_commit(struct arena *a, uint32_t i, uint64_t upto)
+void arena_describe(const struct arena *a, char *buf, size_t cap)
 {
-	int err = 0;
+	struct cpu_set nodes = {{0}}; /* node numbers are written as CPU numbers are */
+	char size[24], list[128], pages[64];
+	uint32_t bound = 0;
 
-	check(i < a->nranges && upto <= a->range[i].bytes);
-	while (!err && arena_committed(a, i) < upto) {
-		lk_lock(&a->grow);
-		uint64_t have = arena_committed(a, i);
-		uint64_t step = a->range[i].bytes - have < COMMIT_STEP ? a->range[i].bytes - have : COMMIT_STEP;
-		if (have < upto) {
-			err = populate(a, a->base + a->range[i].start + have, step);
-			if (!err)
-				atomic_store_explicit(&a->committed[i], have + step, memory_order_release);
-		}
-		lk_unlock(&a->grow);
+	for (uint32_t i = 0; i < a->nranges; i++) {
+		if (!a->range[i].bound)
+			continue;
+		cpus_add(&nodes, (uint32_t)a->range[i].node.os);
+		bound++;
 	}
-	return err;
+	cpus_format(&nodes, list, sizeof(list));
+	if (a->backing == BACK_HUGETLB)
+		snprintf(pages, sizeof(pages), "huge pages of %s", arena_size_text(a->page_bytes, size));
+	else
+		snprintf(pages, sizeof(pages), "%s",
+			 a->backing == BACK_SHM_THP ? "transparent huge pages" : "pages of 4 KiB");
+	snprintf(buf, cap, "%s, %s%s%s, %s%s", pages, bound ? "bound to node " : "not bound to nodes", list,
+		 bound && bound < a->nranges ? " (not all ranges)" : "",
+		 a->name[0] ? "shared memory " : "no name (engines cannot map it)", a->name);
 }

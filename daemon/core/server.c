@@ -72,7 +72,9 @@ static int open_arena(struct server *srv, struct why *why)
 	struct arena_conf ac = {.bytes = (uint64_t)(srv->conf.l1_size_gb * (double)(1ull << 30)),
 				.shm_name = srv->conf.shm_name,
 				.lazy = true,
-				.init_bytes = 256ull << 20};
+				.init_bytes = 256ull << 20,
+				.thp = WANT_TRY,
+				.numa = WANT_TRY};
 	int err;
 
 	plan_ranges(srv, &ac);
