@@ -101,6 +101,7 @@ struct ctx *ctx_create(uint64_t instance_id, enum ctx_kind kind, struct slice mo
 		return NULL;
 	c->refs = 1;
 	c->pidfd = -1;
+	c->node = c->home = NODE_UNKNOWN;
 	c->instance_id = instance_id;
 	c->kind = kind;
 	c->world_size = world_size;
@@ -526,6 +527,8 @@ static int fill(struct status_context *s, const struct ctx *c, uint32_t chunk_to
 	s->last_seen_s = now_ms > seen ? (double)(now_ms - seen) / 1000.0 : 0;
 	s->liveness = is_watched(c) ? "pidfd" : "ping";
 	s->faulted = ctx_faulted(c);
+	s->node = c->node;
+	s->node_source = c->node_source == CTX_NODE_PAGES ? "pages" : c->node_source == CTX_NODE_CPUS ? "cpus" : NULL;
 	for (uint32_t i = 0; !err && c->layout && i < kv_layout_groups(c->layout) && i < STATUS_MAX_GROUPS; i++) {
 		err = fill_group(&s->group[i], c, i);
 		s->ngroups += !err;

@@ -10,6 +10,7 @@
 #define DAEMON_CORE_CONTEXT_H
 
 #include "daemon/base/why.h"
+#include "daemon/core/place.h"
 #include "daemon/http/metrics.h"
 #include "daemon/store/store.h"
 #include "transport/kv/kv.h"
@@ -54,6 +55,9 @@ struct ctx {
 	/* engine-driven */
 	uint32_t block_size, num_layers, hidden;
 	bool use_mla;
+	/* Where its bytes come from, and the node whose pool serves it. */
+	node_id node, home;
+	enum ctx_node_source node_source;
 	uint64_t shape[4]; /* of a chunk */
 	uint32_t ndim;
 	/* liveness */

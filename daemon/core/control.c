@@ -138,6 +138,8 @@ static void learn(struct control *c, struct task *t)
 	p->dialect = t->dialect;
 	if (t->registered_instance && p->ninstances < PEER_INSTANCES)
 		p->instance[p->ninstances++] = t->registered_instance;
+	if (t->registered_instance && p->transfer_worker == WORKER_NONE && p->next_worker == WORKER_NONE)
+		p->next_worker = worker_near(c->srv, t->registered_node, p->affinity);
 }
 
 static void finish(struct control *c, struct task *t)
@@ -265,10 +267,18 @@ static bool cheap(struct control *c, const struct task *t)
 	return false;
 }
 
-static struct worker *lane_worker(struct server *srv, const struct peer *p, enum lane lane)
+/* A peer's transfers stay in order because one worker has them all: it moves to the one near its engine, once, and only while
+ * nothing of the lane is in flight. */
+static struct worker *lane_worker(struct server *srv, struct peer *p, enum lane lane)
 {
-	if (lane == LANE_TRANSFER)
-		return &srv->worker[p->affinity % srv->ntransfer];
+	if (lane == LANE_TRANSFER) {
+		if (p->next_worker != WORKER_NONE && p->pending[LANE_TRANSFER] == 0) {
+			p->transfer_worker = p->next_worker;
+			p->next_worker = WORKER_NONE;
+		}
+		return &srv->worker[p->transfer_worker != WORKER_NONE ? p->transfer_worker
+								      : p->affinity % srv->ntransfer];
+	}
 	return &srv->worker[srv->ntransfer + p->affinity % srv->nlookup];
 }
 
@@ -316,6 +326,7 @@ static void unserved(struct control *c, struct peer *p, struct task *t, enum wir
 static void dispatch(struct control *c, struct task *t)
 {
 	struct peer *p = t->peer;
+	struct worker *w;
 
 	t->lane = t->def->lane;
 	t->dialect = p->dialect;
@@ -331,9 +342,10 @@ static void dispatch(struct control *c, struct task *t)
 		finish(c, t);
 		return;
 	}
+	w = lane_worker(c->srv, p, t->lane);
 	t->queued = true;
 	p->pending[t->lane]++;
-	worker_submit(lane_worker(c->srv, p, t->lane), t);
+	worker_submit(w, t);
 }
 
 static void handle(struct control *c, struct task *t)
@@ -457,10 +469,17 @@ int control_start(struct server *srv, struct why *why)
 		return why_set(why, -ENOMEM, "out of memory");
 	err = exec_create(srv, &c->exec, why);
 	if (!err)
+		err = place_enter(srv, ROLE_CONTROL, 0, "libzmq", why); /* its I/O thread */
+	if (!err)
 		err = router_open(srv, &c->router, why);
+	place_leave(srv);
+	if (err)
+		return err;
+	err = place_enter(srv, ROLE_CONTROL, 0, "lmca-control", why);
 	if (err)
 		return err;
 	err = pthread_create(&c->thread, NULL, run, c);
+	place_leave(srv);
 	if (err)
 		return why_set(why, -err, "cannot start the control thread: %s", strerror(err));
 	c->started = true;

@@ -11,13 +11,13 @@
 #include "daemon/base/lock.h"
 #include "daemon/conf/conf.h"
 #include "daemon/core/context.h"
+#include "daemon/core/place.h"
 #include "daemon/core/prefix.h"
 #include "daemon/core/session.h"
 #include "daemon/http/http.h"
 #include "daemon/http/metrics.h"
 #include "daemon/store/store.h"
 #include "numa/arena.h"
-#include "numa/topo.h"
 #include "transport/wire/wire.h"
 
 #include <pthread.h>
@@ -27,6 +27,7 @@
 #include <zmq.h>
 
 #define MAX_THREADS 128u
+#define WORKER_NONE UINT32_MAX
 #define TASKS       2048u /* requests in flight; beyond that the socket is not read */
 
 struct server;
@@ -132,6 +133,7 @@ struct task {
 	wire_dialect_set candidates;  /* the peer's */
 	bool bound;                   /* the peer's dialect family is certain */
 	bool decoded;                 /* it fitted some dialect */
+	node_id registered_node;      /* of that instance */
 	uint64_t registered_instance; /* set by registrations: the peer's PINGs count for it */
 	_Atomic uint32_t parts_done;  /* TASK_SENT, TASK_RELEASED when the reply goes early */
 	bool early;
@@ -151,7 +153,7 @@ struct worker {
 	struct server *srv;
 	pthread_t thread;
 	char name[16];
-	int node_index; /* of the topology; -1 = not pinned */
+	node_id node; /* the planned one */
 	struct exec *exec;
 	struct lk lk;
 	pthread_cond_t wake;
@@ -165,6 +167,8 @@ struct worker {
 
 int workers_start(struct server *srv, struct why *why);
 void workers_stop(struct server *srv);
+/* A transfer worker planned on that node, another one for each `turn`; WORKER_NONE when there is none. */
+uint32_t worker_near(const struct server *srv, node_id node, uint32_t turn);
 void worker_submit(struct worker *w, struct task *t);
 
 /* ---- control --------------------------------------------------------------------------------------------------- */
@@ -212,7 +216,15 @@ void snapshot_host(struct server *srv, struct http_host *out);
 
 struct server {
 	struct conf conf;
-	struct topo *topo;
+	struct machine *machine;
+	struct plan *plan;
+	struct l1_thread *l1_thread;
+	node_id range_node[ARENA_MAX_RANGES]; /* where each range is, bound or not */
+	metric_series numa_bytes[LOCALITY_OPS][LOCALITIES], node_used[ARENA_MAX_RANGES],
+		node_misplaced[ARENA_MAX_RANGES];
+	struct cpu_set own_cpus; /* of the main thread, while it starts a thread elsewhere */
+	bool placing;
+	uint32_t unplaced; /* threads that could not be bound; constant after the start */
 	struct arena *arena;
 	struct shmx_map *arena_guard;
 	struct store *store;
@@ -237,8 +249,6 @@ struct server {
 	uint64_t started_ms;
 	int epoll_fd, signal_fd, timer_fd;
 	uint32_t ticks; /* main thread */
-	pthread_t populate_thread;
-	bool populate_started;
 	_Atomic bool stopping;
 };
 

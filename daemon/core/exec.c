@@ -163,6 +163,16 @@ void exec_remember(struct exec *e)
 		prefix_remember(e->walk, &e->tokens);
 }
 
+/* Its slots are at its home: a worker there has them, and the pool's threads, near. */
+static void note_registration(struct server *srv, struct task *t, uint64_t instance_id)
+{
+	struct ctx *c = ctx_get_for(srv->contexts, instance_id, t->owner);
+
+	t->registered_instance = instance_id;
+	t->registered_node = c ? c->home : NODE_UNKNOWN;
+	ctx_put(srv->contexts, c);
+}
+
 void task_run(struct exec *e, struct task *t)
 {
 	struct wire_req req; /* filled by the decoder, whole */
@@ -181,7 +191,7 @@ void task_run(struct exec *e, struct task *t)
 		t->def->run(e, &req, &out);
 		if (req.op == WIRE_REGISTER_KV_CACHE || req.op == WIRE_REGISTER_ENGINE_DRIVEN ||
 		    req.op == WIRE_REGISTER_CPU_CONTEXT)
-			t->registered_instance = req.instance_id;
+			note_registration(e->srv, t, req.instance_id);
 	} else {
 		log_bad(e->srv, t, &why);
 		out.answered = t->bound && op_negative(e->srv, t->dialect, t->def->op, &out.reply);

@@ -72,7 +72,8 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 		return true; /* no room for another namespace: skipped like no memory */
 	metric_add(srv->metrics, M_SM_WRITE_REQUESTS, 1);
 	range_touch(e, r, ns); /* before reserving: eviction must not take this prompt's own head */
-	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, NODE_UNKNOWN, clock_ms(), e->objs);
+	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, c->home, clock_ms(),
+			    e->objs);
 	metric_add(srv->metrics, M_SM_WRITE_SUCCEED_KEYS, res.reserved);
 	metric_add(srv->metrics, M_SM_WRITE_FAILED_KEYS, res.present + res.refused);
 	metric_add(srv->metrics, M_L1_ALLOCATION_FAILURE_CHUNKS, res.refused);
@@ -80,6 +81,7 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 		t0 = clock_ns();
 		ok = gather_all(e, c, blocks, g->n);
 		if (ok) {
+			locality_count(srv, c, LOCALITY_STORE, e->objs, g->n);
 			uint32_t done = store_commit(srv->store, e->objs, g->n, clock_ms());
 			metric_add(srv->metrics, M_L1_WRITE_CHUNKS, done);
 			range_touch(e, r, ns);
@@ -152,6 +154,8 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 			err = -ENOENT; /* no LOOKUP locked them for this request, or its time ran out */
 		else
 			err = scatter_all(e, r, c, blocks, g) ? 0 : -EFAULT;
+		if (!err)
+			locality_count(srv, c, LOCALITY_RETRIEVE, e->objs, g->n);
 		store_unlock(srv->store, e->objs, NULL, g->n, clock_ms());
 	}
 	if (!err) {

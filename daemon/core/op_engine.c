@@ -87,7 +87,8 @@ static uint32_t reserve(struct exec *e, const struct wire_req *r, const struct c
 		return 0;
 	metric_add(srv->metrics, M_SM_WRITE_REQUESTS, 1);
 	range_touch(e, r, ns);
-	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, NODE_UNKNOWN, clock_ms(), e->objs);
+	res = store_reserve(srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, c->home, clock_ms(),
+			    e->objs);
 	metric_add(srv->metrics, M_SM_WRITE_SUCCEED_KEYS, res.reserved);
 	metric_add(srv->metrics, M_SM_WRITE_FAILED_KEYS, res.present + res.refused);
 	metric_add(srv->metrics, M_L1_ALLOCATION_FAILURE_CHUNKS, res.refused);
@@ -151,6 +152,7 @@ static bool commit_slots(struct exec *e, const struct wire_req *r, struct ctx *c
 
 	/* more than one when the first PREPARE found room for a part only */
 	for (; (p = ctx_pending_take(e->srv->contexts, c, id, true)); pending++) {
+		locality_count(e->srv, c, LOCALITY_STORE, p->objs, p->n);
 		commit(e, r, p->objs, p->n, &readable);
 		missed += count_taken(p->objs, p->n) - readable;
 		mem_free(p);
@@ -216,6 +218,7 @@ static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx 
 				c->object_bytes);
 	}
 	metric_add(e->srv->metrics, M_STORE_BYTES, reserved * c->object_bytes);
+	locality_count(e->srv, c, LOCALITY_STORE, e->objs, g->n);
 	commit(e, r, e->objs, g->n, &readable);
 	return readable == reserved && store_peek_prefix(e->srv->store, (store_ns[]){range_ns_find(e, r)}, 1,
 							 e->walk->hashes + g->first, g->n, c->object_bytes) == g->n;
@@ -374,6 +377,7 @@ static bool answer_bytes(struct exec *e, const struct wire_req *r, struct ctx *c
 	} else if (lock_range(e, r, c, g) == 0) {
 		found = true;
 		pickle = pickle_range(e, c, g, &bytes);
+		locality_count(e->srv, c, LOCALITY_RETRIEVE, e->objs, g->n);
 		store_unlock(e->srv->store, e->objs, NULL, g->n, clock_ms());
 		metric_add(e->srv->metrics, M_RETRIEVE_BYTES, g->n * c->object_bytes);
 		metric_add(e->srv->metrics, M_L1_READ_CHUNKS, g->n);
@@ -458,6 +462,7 @@ void op_commit_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
 		ok = p != NULL;
 		if (p) {
 			release_lookup(e, r, &g, p->objs);
+			locality_count(e->srv, c, LOCALITY_RETRIEVE, p->objs, p->n);
 			store_unlock(e->srv->store, p->objs, NULL, p->n, clock_ms());
 			metric_add(e->srv->metrics, M_L1_READ_CHUNKS, p->n);
 			mem_free(p);

@@ -103,6 +103,7 @@ struct peer *peers_get(struct peers *p, struct slice id)
 	x->id_bytes = (uint8_t)id.n;
 	x->serial = ++p->next_serial;
 	x->affinity = (uint32_t)x->serial;
+	x->transfer_worker = x->next_worker = WORKER_NONE;
 	x->next = p->bucket[b];
 	p->bucket[b] = x;
 	age_append(p, x);

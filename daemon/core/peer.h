@@ -21,7 +21,9 @@ struct peer {
 	enum wire_dialect dialect; /* best guess among candidates */
 	uint32_t pending[LANES];
 	uint32_t affinity;
-	uint64_t serial; /* never reused */
+	uint32_t transfer_worker; /* its own from the first registration on; WORKER_NONE: by affinity */
+	uint32_t next_worker;     /* to move to once nothing of its lane is in flight; WORKER_NONE */
+	uint64_t serial;          /* never reused */
 	uint64_t instance[PEER_INSTANCES];
 	uint32_t ninstances;
 	uint64_t seen_ms;

@@ -23,7 +23,6 @@
 #define PREFIX_MAX  (256ull << 20) /* about 50 million tokens of remembered prompts */
 #define TICK_MS     250            /* time limits of locks and instances */
 #define STORE_TICKS 4u             /* the store looks at its watermark every so many ticks */
-#define MIN_RANGE   (64ull << 20)  /* smaller shares of a node are left out */
 #define EV_SIGNAL   (UINT64_MAX)
 #define EV_TIMER    (UINT64_MAX - 1)
 
@@ -45,76 +44,21 @@ static int make_instance_id(struct server *srv)
 	return 0;
 }
 
-/* Ranges in proportion to the nodes' memory; one range where there is one node. */
-static void plan_ranges(const struct server *srv, struct arena_conf *ac)
-{
-	uint64_t total = 0;
-	uint32_t n = topo_nnodes(srv->topo);
-
-	for (uint32_t i = 0; i < n; i++)
-		total += topo_node(srv->topo, i)->memory_bytes;
-	if (n < 2 || total == 0)
-		return;
-	for (uint32_t i = 0; i < n; i++) {
-		const struct topo_node *node = topo_node(srv->topo, i);
-		double share = (double)node->memory_bytes / (double)total;
-
-		if ((double)ac->bytes * share < MIN_RANGE)
-			continue; /* a sliver of memory is no place for chunks */
-		ac->range[ac->nranges].node = node_of(node->os_index);
-		ac->range[ac->nranges++].bytes = (uint64_t)((double)ac->bytes * share);
-	}
-}
-
-/* The first step is committed before the server is ready, the rest of the wanted size by a thread of its own. */
+/* The first step is committed before the server is ready, the rest of the wanted size by a thread of its own. Huge pages are
+ * there from the start: nobody else can take them any more. */
 static int open_arena(struct server *srv, struct why *why)
 {
-	struct arena_conf ac = {.bytes = (uint64_t)(srv->conf.l1_size_gb * (double)(1ull << 30)),
-				.shm_name = srv->conf.shm_name,
-				.lazy = true,
-				.init_bytes = 256ull << 20,
-				.thp = WANT_TRY,
-				.numa = WANT_TRY};
+	struct arena_conf ac = {.shm_name = srv->conf.shm_name, .lazy = true, .init_bytes = 256ull << 20};
 	int err;
 
-	plan_ranges(srv, &ac);
+	place_arena(srv, &ac);
 	err = arena_create(&ac, &srv->arena, why);
 	if (err)
 		return err;
 	srv->slots = arena_shm_name(srv->arena)[0] != '\0';
-	log_info("L1: %.2f GiB in %u node range(s), %s%s, 4 KiB or transparent huge pages, copies by %s",
-		 (double)arena_bytes(srv->arena) / (1 << 30), arena_nranges(srv->arena),
-		 srv->slots ? "shared memory " : "anonymous memory (engines cannot map it)", arena_shm_name(srv->arena),
-		 kv_copy_name());
+	place_ranges(srv);
+	place_log_pools(srv);
 	return shmx_guard(arena_base(srv->arena), arena_bytes(srv->arena), &srv->arena_guard, why);
-}
-
-static void *populate(void *arg)
-{
-	struct server *srv = arg;
-	uint64_t t0 = clock_ms(), step = 64ull << 20;
-	uint64_t want = srv->conf.l1_use_lazy ? (uint64_t)(srv->conf.l1_init_size_gb * (double)(1ull << 30))
-					      : arena_bytes(srv->arena);
-	uint64_t done = 0;
-
-	pthread_setname_np(pthread_self(), "lmca-populate");
-	prefix_populate(srv->prefix);
-	for (uint32_t i = 0; i < arena_nranges(srv->arena); i++) {
-		uint64_t bytes = arena_range(srv->arena, i)->bytes;
-		uint64_t share = (uint64_t)((double)want * (double)bytes / (double)arena_bytes(srv->arena));
-
-		for (uint64_t upto = 0; upto < bytes && upto < share && !atomic_load(&srv->stopping);) {
-			upto = bytes - upto < step ? bytes : upto + step;
-			if (arena_commit(srv->arena, i, upto)) {
-				log_error("L1: memory ran out after %.2f GiB; the cache stays at that size",
-					  (double)arena_committed(srv->arena, i) / (1 << 30));
-				return NULL;
-			}
-		}
-		done += arena_committed(srv->arena, i);
-	}
-	log_info("L1: %.2f GiB populated in %llu ms", (double)done / (1 << 30), (unsigned long long)(clock_ms() - t0));
-	return NULL;
 }
 
 static void on_evicted(void *ctx, double lifetime_s, double idle_s)
@@ -133,14 +77,19 @@ static void on_reused(void *ctx, double gap_s)
 static int open_store(struct server *srv, struct why *why)
 {
 	static const enum store_policy policies[] = {STORE_LRU, STORE_NOOP, STORE_ISOLATED_LRU};
+	uint32_t distance[ARENA_MAX_RANGES * ARENA_MAX_RANGES];
 	struct store_conf sc = {.arena = srv->arena,
 				.policy = policies[srv->conf.eviction_policy],
 				.trigger_watermark = srv->conf.eviction_trigger_watermark,
 				.eviction_ratio = srv->conf.eviction_ratio,
 				.align = srv->conf.l1_align_bytes,
+				.spill =
+					srv->conf.numa_spill == CONF_SPILL_EVICT ? STORE_SPILL_EVICT : STORE_SPILL_NEAR,
+				.distance = distance,
 				.sample_rate = srv->conf.metrics_sample_rate,
 				.observer = {srv, on_evicted, on_reused}};
 
+	place_distances(srv, distance);
 	return store_create(&sc, &srv->store, why);
 }
 
@@ -230,7 +179,11 @@ static int start_http(struct server *srv, struct why *why)
 	if (srv->conf.no_http)
 		return 0;
 	snapshot_host(srv, &host);
+	err = place_enter(srv, ROLE_HTTP, 0, "the HTTP server", why);
+	if (err)
+		return err;
 	err = http_start(&hc, &host, srv->metrics, &srv->http, why);
+	place_leave(srv);
 	atomic_store(&srv->http_ready, !err);
 	if (!err)
 		log_info("HTTP API on http://%s:%u", srv->conf.http_host, http_port(srv->http));
@@ -250,7 +203,7 @@ static int start(struct server *srv, struct why *why)
 			      ? why_set(why, -ENOMEM, "out of memory")
 			      : 0;
 	if (!err)
-		err = topo_create(&srv->topo, why);
+		err = place_open(srv, why);
 	if (!err)
 		err = open_arena(srv, why);
 	if (!err)
@@ -271,8 +224,8 @@ static int start(struct server *srv, struct why *why)
 		err = control_start(srv, why);
 	if (!err)
 		err = start_http(srv, why);
-	if (!err && pthread_create(&srv->populate_thread, NULL, populate, srv) == 0)
-		srv->populate_started = true;
+	if (!err)
+		err = l1_thread_start(srv) ? why_set(why, -ENOMEM, "cannot start the thread that fills L1") : 0;
 	return err;
 }
 
@@ -280,8 +233,7 @@ static void stop(struct server *srv)
 {
 	atomic_store(&srv->stopping, true);
 	http_stop(srv->http);
-	if (srv->populate_started)
-		pthread_join(srv->populate_thread, NULL);
+	l1_thread_stop(srv);
 	control_quiesce(srv);
 	workers_stop(srv);
 	control_stop(srv);
@@ -291,7 +243,7 @@ static void stop(struct server *srv)
 	store_destroy(srv->store);
 	shmx_put(srv->arena_guard);
 	arena_destroy(srv->arena);
-	topo_destroy(srv->topo);
+	place_close(srv);
 	metrics_destroy(srv->metrics);
 	close(srv->timer_fd);
 	close(srv->signal_fd);

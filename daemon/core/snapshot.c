@@ -44,12 +44,10 @@ static int add_threads(struct server *srv, struct status *s)
 	add_thread(s, "lmca-main", -1, -1, 0, atomic_load(&srv->tick_ms), true); /* time limits, eviction */
 	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup; i++) {
 		struct worker *w = &srv->worker[i];
-		int node = w->node_index < 0 ? -1 : topo_node(srv->topo, (uint32_t)w->node_index)->os_index;
-
 		lk_lock(&w->lk);
 		uint32_t depth = w->depth;
 		lk_unlock(&w->lk);
-		add_thread(s, w->name, atomic_load(&w->cpu), node, depth, atomic_load(&w->progress_ms),
+		add_thread(s, w->name, atomic_load(&w->cpu), w->node.os, depth, atomic_load(&w->progress_ms),
 			   atomic_load(&w->busy));
 	}
 	return 0;
@@ -106,6 +104,8 @@ static int host_status(void *ctx, struct status *s)
 	err = ctx_status(srv->contexts, s, clock_ms());
 	if (!err)
 		err = add_threads(srv, s);
+	if (!err)
+		err = place_status(srv, s);
 	if (err)
 		status_free(s);
 	return err;
@@ -150,6 +150,7 @@ static void host_refresh(void *ctx)
 	metric_set(m, M_CONTEXTS, ctx_count(srv->contexts));
 	metric_set(m, M_SESSIONS, (double)ss.active);
 	metric_set(m, M_ACTIVE_PREFETCH_JOBS, 0);
+	place_refresh(srv);
 	catch_up(m, M_L1_EVICTED_CHUNKS, st.evicted_objects);
 	catch_up(m, M_L1_EVICTION_LOOP_TICKS, st.evict_ticks);
 	catch_up(m, M_L1_EVICTION_LOOP_TRIGGERED, st.evict_triggered);

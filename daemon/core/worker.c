@@ -1,7 +1,6 @@
 /* worker.c - threads that hash, look up and copy. Transfers of one peer always go to the same worker, in order; its lookups to
  * another, so that a scheduler never waits behind a copy. Bounded by the number of tasks. */
 #include "daemon/base/clock.h"
-#include "daemon/base/log.h"
 #include "daemon/core/core_int.h"
 
 #include <errno.h>
@@ -40,8 +39,6 @@ static void *run(void *arg)
 
 	pthread_setname_np(pthread_self(), w->name);
 	/* The control thread answers PINGs: on a full machine it must win against copies. */
-	if (w->node_index >= 0 && topo_pin_self(w->srv->topo, (uint32_t)w->node_index) != 0)
-		log_warn("%s could not be pinned to its node", w->name);
 	setpriority(PRIO_PROCESS, 0, 5);
 	while ((t = next_task(w))) {
 		atomic_store_explicit(&w->progress_ms, clock_ms(), memory_order_relaxed);
@@ -56,25 +53,25 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int start_one(struct server *srv, struct worker *w, const char *kind, uint32_t i, struct why *why)
+static int start_one(struct server *srv, struct worker *w, enum plan_role role, uint32_t i, struct why *why)
 {
-	uint32_t nodes = topo_nnodes(srv->topo);
 	int err;
 
 	w->srv = srv;
 	w->tail = &w->head;
-	w->node_index = nodes ? (int)(i % nodes) : -1;
-	if (nodes && topo_node(srv->topo, i % nodes)->ncpus == 0)
-		w->node_index = -1;
+	w->node = place_node_of(srv, role, i);
 	w->progress_ms = clock_ms();
 	w->cpu = -1;
-	snprintf(w->name, sizeof(w->name), "lmca-%s-%u", kind, i);
+	snprintf(w->name, sizeof(w->name), "lmca-%s-%u", role == ROLE_TRANSFER ? "xfer" : "look", i);
 	lk_init(&w->lk, LK_QUEUE);
 	pthread_cond_init(&w->wake, NULL);
 	err = exec_create(srv, &w->exec, why);
+	if (!err)
+		err = place_enter(srv, role, i, w->name, why);
 	if (err)
 		return err;
 	err = pthread_create(&w->thread, NULL, run, w);
+	place_leave(srv);
 	if (err)
 		return why_set(why, -err, "cannot start thread %s: %s", w->name, strerror(err));
 	w->started = true;
@@ -92,9 +89,9 @@ int workers_start(struct server *srv, struct why *why)
 	if (srv->nlookup > MAX_THREADS / 2)
 		srv->nlookup = MAX_THREADS / 2;
 	for (uint32_t i = 0; !err && i < srv->ntransfer; i++)
-		err = start_one(srv, &srv->worker[i], "xfer", i, why);
+		err = start_one(srv, &srv->worker[i], ROLE_TRANSFER, i, why);
 	for (uint32_t i = 0; !err && i < srv->nlookup; i++)
-		err = start_one(srv, &srv->worker[srv->ntransfer + i], "look", i, why);
+		err = start_one(srv, &srv->worker[srv->ntransfer + i], ROLE_LOOKUP, i, why);
 	return err;
 }
 
@@ -114,6 +111,22 @@ void workers_stop(struct server *srv)
 		exec_destroy(w->exec);
 		w->exec = NULL;
 	}
+}
+
+uint32_t worker_near(const struct server *srv, node_id node, uint32_t turn)
+{
+	uint32_t near = 0;
+
+	for (uint32_t i = 0; i < srv->ntransfer; i++)
+		near += node_same(srv->worker[i].node, node);
+	if (!near)
+		return WORKER_NONE;
+	turn %= near;
+	for (uint32_t i = 0; i < srv->ntransfer; i++) {
+		if (node_same(srv->worker[i].node, node) && turn-- == 0)
+			return i;
+	}
+	return WORKER_NONE;
 }
 
 void worker_submit(struct worker *w, struct task *t)

@@ -96,6 +96,7 @@ static void *reaper(void *arg)
 	struct http *h = arg;
 	struct pollfd stop = {.fd = h->stop_fd, .events = POLLIN};
 
+	pthread_setname_np(pthread_self(), "lmca-http");
 	while (poll(&stop, 1, REAPER_MS) <= 0) {
 		uint64_t now = clock_ms();
 

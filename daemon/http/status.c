@@ -28,6 +28,7 @@ void status_free(struct status *s)
 	s->contexts = NULL;
 	s->threads = NULL;
 	s->ncontexts = s->nthreads = 0;
+	status_numa_free(&s->numa);
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------- */
@@ -267,9 +268,10 @@ static json_t *context_extras(const struct status_context *c)
 			       : c->shm_mode     ? "engine_driven_shm"
 						 : "engine_driven";
 
-	return json_pack("{s:o s:s s:o s:o s:s s:b}", "engine", str(c->engine_type), "transfer_mode", transfer,
+	return json_pack("{s:o s:s s:o s:o s:s s:b s:o s:s?}", "engine", str(c->engine_type), "transfer_mode", transfer,
 			 "object_bytes", num(c->object_bytes), "last_seen_seconds", seconds(c->last_seen_s), "liveness",
-			 c->liveness ? c->liveness : "ping", "faulted", c->faulted);
+			 c->liveness ? c->liveness : "ping", "faulted", c->faulted, "node",
+			 node_known(c->node) ? json_integer(c->node.os) : json_null(), "node_source", c->node_source);
 }
 
 static json_t *context_meta(const struct status_context *c)
@@ -428,7 +430,8 @@ json_t *status_json(const struct status *s)
 			  "active_sessions", num(s->active_sessions), "active_prefetch_jobs",
 			  num(s->active_prefetch_jobs), "storage_manager", storage_manager(s));
 
-	if (!ours || !out || json_object_update(out, ours)) {
+	if (!ours || !out || json_object_update(out, ours) ||
+	    (s->numa.policy && json_object_set_new(out, "numa", status_numa_json(&s->numa)))) {
 		json_decref(out);
 		out = NULL;
 	}

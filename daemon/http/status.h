@@ -6,6 +6,8 @@
 #ifndef DAEMON_HTTP_STATUS_H
 #define DAEMON_HTTP_STATUS_H
 
+#include "daemon/http/status_numa.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -37,6 +39,8 @@ struct status_context {
 	double last_seen_s;   /* seconds since its last request */
 	const char *liveness; /* "pidfd" or "ping" */
 	bool faulted;         /* its shared memory vanished */
+	node_id node;
+	const char *node_source; /* "pages", "cpus"; NULL = unknown */
 };
 
 struct status_thread {
@@ -71,6 +75,7 @@ struct status {
 	struct status_peer_counts peers;
 	const char *copy_kernel;   /* "avx512-nt" */
 	const char *arena_backing; /* "shm lmcache_l1_pool_123" */
+	struct status_numa numa;
 };
 
 /* Frees what the snapshot owns, not the struct. */

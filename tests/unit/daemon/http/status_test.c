@@ -59,7 +59,9 @@ static void fill_contexts(struct status *s)
 		.group = {group(0, 0, 2, "NL_X_TWO_NB_BS_NH_HS"), group(1, 2, 1, "TWO_X_NL_X_NBBS_NH_HS")},
 		.ngroups = 2,
 		.last_seen_s = 1.25,
-		.liveness = "pidfd"};
+		.liveness = "pidfd",
+		.node = {1},
+		.node_source = "pages"};
 	s->contexts[1] = (struct status_context){.instance_id = INT64_MAX,
 						 .model_name = copy("org/mla"),
 						 .world_size = 1,
@@ -73,13 +75,56 @@ static void fill_contexts(struct status *s)
 						 .cache_size_per_token = 70272,
 						 .last_seen_s = 0.0004,
 						 .liveness = "ping",
-						 .faulted = true};
+						 .faulted = true,
+						 .node = NODE_UNKNOWN};
 	s->contexts[2] = (struct status_context){.instance_id = 7,
 						 .model_name = copy("org/cpu"),
 						 .world_size = 1,
 						 .engine_driven = true,
 						 .block_size = 128,
-						 .num_layers = 4};
+						 .num_layers = 4,
+						 .node = NODE_UNKNOWN};
+}
+
+/* Two nodes; the second pool was never checked. A thread bound to two runs of CPUs, one that nobody placed. */
+static void fill_numa(struct status_numa *n)
+{
+	*n = (struct status_numa){.policy = "local",
+				  .bind = "try",
+				  .source = "this system",
+				  .this_system = true,
+				  .nodes = 2,
+				  .cpus = 8,
+				  .devices = 3,
+				  .fallbacks = 1,
+				  .npools = 2,
+				  .nplaces = 2,
+				  .nnotes = 1};
+	n->pools = mem_calloc(2, sizeof *n->pools);
+	n->places = mem_calloc(2, sizeof *n->places);
+	n->notes = mem_calloc(1, sizeof *n->notes);
+	n->pools[0] = (struct status_pool){.node = {0},
+					   .bytes = 2147483648,
+					   .page_bytes = 2097152,
+					   .used_bytes = 1048576,
+					   .committed_bytes = 2147483648,
+					   .backing = "hugetlb",
+					   .bound = true,
+					   .checked = true,
+					   .pages = 1024,
+					   .pages_looked = 1024,
+					   .pages_on_node = 1013,
+					   .pages_elsewhere = 10,
+					   .pages_absent = 1,
+					   .checked_s = 12.3456};
+	n->pools[1] = (struct status_pool){.node = NODE_UNKNOWN,
+					   .start = 2147483648,
+					   .bytes = 2147483648,
+					   .page_bytes = 2097152,
+					   .backing = "hugetlb"};
+	n->places[0] = (struct status_place){"lmca-xfer-0", 4711, "transfer", true, {{0xf | 1ull << 8}}, 3, {0}};
+	n->places[1] = (struct status_place){"jemalloc_bg", 4712, "other", false, {{0}}, -1, NODE_UNKNOWN};
+	n->notes[0] = (struct status_note){"warning", "node 1 has 8 of 512 huge pages", "echo 512 > nr_hugepages"};
 }
 
 static struct status snapshot(void)
@@ -112,6 +157,7 @@ static struct status snapshot(void)
 	fill_contexts(&s);
 	s.threads = mem_calloc(2, sizeof *s.threads);
 	s.nthreads = 2;
+	fill_numa(&s.numa);
 	s.threads[0] = (struct status_thread){"control", 1, -1, 0, 0.001, false, true};
 	s.threads[1] = (struct status_thread){"worker-0", 0, 0, 12, 0.25, true, true};
 	return s;
@@ -223,6 +269,11 @@ static void t02_keys_old_clients_read(void **state)
 		"zmq_endpoint",
 		"http_endpoint",
 		"threads.1.queue_depth",
+		"numa.this_machine.source",
+		"numa.pools.0.pages_on_node",
+		"numa.pools.1.checked_s",
+		"numa.threads.0.planned_cpus",
+		"numa.notes.0.remedy",
 	};
 	struct status s = snapshot();
 	json_t *json = status_json(&s);
@@ -231,6 +282,12 @@ static void t02_keys_old_clients_read(void **state)
 	for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
 		if (!at(json, paths[i]))
 			fail_msg("no %s", paths[i]);
+	assert_true(json_is_null(at(json, "numa.pools.1.node")) &&
+		    json_is_null(at(json, "numa.pools.1.pages_elsewhere")));
+	assert_true(json_is_null(at(json, "numa.threads.1.node")) && json_is_null(at(json, "numa.threads.1.cpu")));
+	assert_true(json_is_null(at(json, "non_cuda_context_meta.7.node")));
+	assert_int_equal(json_integer_value(at(json, "numa.pools.0.pages_elsewhere")), 10);
+	assert_string_equal(json_string_value(at(json, "numa.threads.0.planned_cpus")), "0-3,8");
 	assert_null(at(json, "registered_gpu_ids.1"));
 	assert_null(at(json, "gpu_context_meta.7"));
 	assert_string_equal(json_string_value(at(json, "gpu_context_meta.4711.kv_cache_layout.gpu_kv_shape")),
