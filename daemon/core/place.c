@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define MOST_NOTICES 4u /* logged; /status has all */
+
 static const enum plan_policy policies[] = {[CONF_NUMA_LOCAL] = PLAN_LOCAL,
 					    [CONF_NUMA_SPREAD] = PLAN_SPREAD,
 					    [CONF_NUMA_PACK] = PLAN_PACK,
@@ -64,15 +66,17 @@ static int refuse_shortage(const struct plan *p, struct why *why)
 
 static void log_notes(const struct plan *p)
 {
+	uint32_t notices = 0;
 	bool said = false;
 
 	for (uint32_t i = 0; i < p->nnotes; i++) {
 		const struct plan_note *n = &p->notes[i];
 
-		if (n->severity == PLAN_NOTICE)
-			continue;
 		said |= n->severity == PLAN_SHORTAGE;
-		log_warn("NUMA: %s%s%s", n->text, n->remedy[0] ? "; to fix it: " : "", n->remedy);
+		if (n->severity != PLAN_NOTICE)
+			log_warn("NUMA: %s%s%s", n->text, n->remedy[0] ? "; to fix it: " : "", n->remedy);
+		else if (notices++ < MOST_NOTICES)
+			log_info("NUMA: %s%s%s", n->text, n->remedy[0] ? "; to get it: " : "", n->remedy);
 	}
 	if (p->shortage_bytes && !said)
 		log_warn("NUMA: L1 gets %.2f GiB of %.2f GiB: there is no more memory for it on this machine",
