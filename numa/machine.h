@@ -96,8 +96,10 @@ struct mach_device {
 /* What a container, cgroup, ulimit or seccomp profile lets this process do. */
 struct mach_hugetlb_limit {
 	uint64_t page_bytes;
-	uint64_t max, rsvd_max, used; /* UINT64_MAX = none */
-	char where[192];              /* the limiting file of the innermost cgroup that limits */
+	uint64_t max,
+		used; /* bytes, of the cgroup that leaves least room (the innermost of equals); UINT64_MAX = none */
+	uint64_t rsvd_max, rsvd_used; /* the same for reservations */
+	char where[192];              /* the file that limits; a long name keeps its end */
 	char rsvd_where[192];
 };
 
