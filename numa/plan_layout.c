@@ -346,7 +346,7 @@ int plan_choose(struct planner *pl)
 			break;
 		}
 		/* When nothing holds all of it, what holds the most. */
-		if (left < least) {
+		if (left < least && (l.placed || i == n - 1)) {
 			least = left;
 			pl->chosen = l;
 		}

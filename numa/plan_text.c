@@ -83,9 +83,9 @@ void plan_device_source(const struct mach_device *d, char *out, size_t cap)
 
 void *plan_grow(struct planner *pl, void *array, uint32_t *n, size_t size)
 {
-	/* Doubled at powers of two, so the count alone tells the capacity. */
-	if ((*n & (*n - 1)) == 0) {
-		void *more = mem_realloc(array, (*n ? (size_t)*n * 2 : 1) * size);
+	/* Eight, then doubled at powers of two, so the count alone tells the capacity. */
+	if (*n == 0 || (*n >= 8 && (*n & (*n - 1)) == 0)) {
+		void *more = mem_realloc(array, (*n ? (size_t)*n * 2 : 8) * size);
 
 		if (!more) {
 			pl->out_of_memory = true;
