@@ -144,6 +144,11 @@ static void reserve_at_boot(struct planner *pl, const struct layout *ideal)
 		pl->p->nactions--;
 }
 
+static uint64_t left(uint64_t max, uint64_t used)
+{
+	return max == UNLIMITED ? max : max > used ? max - used : 0;
+}
+
 static void note_hugetlb_limit(struct planner *pl, const struct layout *ideal)
 {
 	const struct mach_limits *lim = &pl->m->limits;
@@ -152,17 +157,17 @@ static void note_hugetlb_limit(struct planner *pl, const struct layout *ideal)
 
 	for (uint32_t i = 0; i < lim->nhugetlb && i < MACH_PAGE_SIZES; i++) {
 		const struct mach_hugetlb_limit *h = &lim->hugetlb[i];
-		bool rsvd = h->rsvd_max < h->max;
-		uint64_t max = rsvd ? h->rsvd_max : h->max;
+		bool rsvd = left(h->rsvd_max, h->rsvd_used) < left(h->max, h->used);
+		uint64_t max = rsvd ? h->rsvd_max : h->max, used = rsvd ? h->rsvd_used : h->used;
 		const char *where = rsvd ? h->rsvd_where : h->where;
 		char text[256], remedy[256], a[32], b[32], c[32];
 
-		if (h->page_bytes != ideal->kind.page || max == UNLIMITED || (h->used <= max && max - h->used >= bytes))
+		if (h->page_bytes != ideal->kind.page || left(max, used) >= bytes)
 			continue;
 		plan_text(text, sizeof(text), "%s allows %s of huge pages, %s are used, and L1 wants %s more", where,
-			  plan_bytes(max, a), plan_bytes(h->used, b), plan_bytes(bytes, c));
+			  plan_bytes(max, a), plan_bytes(used, b), plan_bytes(bytes, c));
 		plan_text(remedy, sizeof(remedy), "echo %llu > %s (Kubernetes: limits hugepages-%s)",
-			  (unsigned long long)(h->used + bytes), where, h->page_bytes == GIB ? "1Gi" : "2Mi");
+			  (unsigned long long)(used + bytes), where, h->page_bytes == GIB ? "1Gi" : "2Mi");
 		plan_note_add(pl, short_of ? PLAN_SHORTAGE : PLAN_WARNING, text, remedy);
 	}
 }

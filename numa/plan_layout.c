@@ -102,8 +102,9 @@ static void limit_by_hugetlb(const struct planner *pl, struct layout *l)
 
 	for (uint32_t i = 0; i < lim->nhugetlb && i < MACH_PAGE_SIZES; i++) {
 		const struct mach_hugetlb_limit *h = &lim->hugetlb[i];
-		bool rsvd = h->rsvd_max < h->max;
-		uint64_t bytes = less(rsvd ? h->rsvd_max : h->max, h->used);
+		uint64_t held = less(h->max, h->used), reserved = less(h->rsvd_max, h->rsvd_used);
+		bool rsvd = reserved < held;
+		uint64_t bytes = rsvd ? reserved : held;
 
 		if (h->page_bytes != l->kind.page || bytes == UNLIMITED || bytes / l->kind.unit >= l->limit)
 			continue;

@@ -96,6 +96,7 @@ static void test_06_epyc_pack(void **state)
 static void test_07_troubled(void **state)
 {
 	struct machine *m = fix_8gpu();
+	struct mach_hugetlb_limit *h = &m->limits.hugetlb[0];
 	(void)state;
 
 	m->devices[3].node = NODE_UNKNOWN;
@@ -110,12 +111,10 @@ static void test_07_troubled(void **state)
 	snprintf(m->limits.shmem_thp, sizeof(m->limits.shmem_thp), "never");
 	m->limits.memory_max = 100 * FIX_GIB;
 	snprintf(m->limits.memory_where, sizeof(m->limits.memory_where), "/sys/fs/cgroup/docker/4f2a/memory.max");
-	m->limits.hugetlb[0] = (struct mach_hugetlb_limit){2 * FIX_MIB,
-							   4 * FIX_GIB,
-							   UINT64_MAX,
-							   0,
-							   "/sys/fs/cgroup/docker/4f2a/hugetlb.2MB.max",
-							   "/sys/fs/cgroup/docker/4f2a/hugetlb.2MB.rsvd.max"};
+	h->page_bytes = 2 * FIX_MIB;
+	h->max = 4 * FIX_GIB;
+	h->rsvd_max = UINT64_MAX;
+	snprintf(h->where, sizeof(h->where), "/sys/fs/cgroup/docker/4f2a/hugetlb.2MB.max");
 	m->limits.nhugetlb = 1;
 	golden(m, PLAN_LOCAL, 256, "troubled");
 }

@@ -123,6 +123,7 @@ static struct machine *random_machine(void)
 		h->max = chance(50) ? UINT64_MAX : roll(64) * FIX_GIB;
 		h->rsvd_max = chance(50) ? UINT64_MAX : roll(64) * FIX_GIB;
 		h->used = roll(8) * PAGE_2M;
+		h->rsvd_used = roll(8) * PAGE_2M;
 		snprintf(h->where, sizeof(h->where), "/sys/fs/cgroup/x/hugetlb.max");
 		snprintf(h->rsvd_where, sizeof(h->rsvd_where), "/sys/fs/cgroup/x/hugetlb.rsvd.max");
 	}
@@ -240,7 +241,7 @@ static void check_limits(uint32_t number, const struct plan *p, uint64_t sum)
 		if (h->page_bytes != p->pools[0].page_bytes)
 			continue;
 		MUST(h->max == UINT64_MAX || sum + h->used <= h->max);
-		MUST(h->rsvd_max == UINT64_MAX || sum + h->used <= h->rsvd_max);
+		MUST(h->rsvd_max == UINT64_MAX || sum + h->rsvd_used <= h->rsvd_max);
 	}
 }
 
