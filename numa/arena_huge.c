@@ -201,22 +201,34 @@ int arena_huge_check(const struct arena *a, struct why *why)
 	return check_cgroup(a, why);
 }
 
+/* A mapping is refused as a whole; the words are about the node that lacks pages, if one does. */
+static node_id node_in_question(const struct arena *a, uint32_t i)
+{
+	if (i < a->nranges)
+		return a->range[i].bound ? a->range[i].node : NODE_UNKNOWN;
+	for (uint32_t k = 0; k < a->nranges; k++) {
+		node_id node = a->range[k].node;
+
+		if (a->bindable[k] && pages_wanted(a, node) > huge_count(node, a->page_bytes, "free_hugepages"))
+			return node;
+	}
+	return NODE_UNKNOWN;
+}
+
 /* The pages we got count as used now, so what is free plus ours was there. When mapping fails none is ours yet, and what is
  * reserved is not free. */
 int arena_huge_why(const struct arena *a, uint32_t i, int err, struct why *why)
 {
-	node_id node = i < a->nranges && a->range[i].bound ? a->range[i].node : NODE_UNKNOWN;
+	bool mapping = i >= a->nranges;
+	node_id node = node_in_question(a, i);
 	uint64_t want = pages_wanted(a, node), avail = huge_count(node, a->page_bytes, "free_hugepages"), ours = 0;
+	uint64_t resv = mapping && !node_known(node) ? huge_count(node, a->page_bytes, "resv_hugepages") : 0;
 	const struct mach_hugetlb_limit *l = limit_of(a);
 	char size[24], name[24] = "this machine", path[PATH];
 
 	if (err != -ENOSPC && err != -ENOMEM)
 		return why_set(why, err, "cannot populate pages of %s: %s", arena_size_text(a->page_bytes, size),
 			       strerror(-err));
-	bool mapping = i >= a->nranges;
-	uint64_t resv = mapping ? huge_count(NODE_UNKNOWN, a->page_bytes, "resv_hugepages") : 0;
-	const char *where = l ? (mapping ? l->rsvd_where : l->where) : "";
-
 	avail = avail > resv ? avail - resv : 0;
 	for (uint32_t k = 0; !mapping && k < a->nranges; k++)
 		ours += counts(a, k, node) ? arena_committed(a, k) / a->page_bytes : 0;
@@ -225,16 +237,15 @@ int arena_huge_why(const struct arena *a, uint32_t i, int err, struct why *why)
 	if (node_known(node))
 		snprintf(name, sizeof(name), "node %d", node.os);
 	huge_path(node, a->page_bytes, "free_hugepages", path);
+	const char *kind = mapping ? " (hugetlb.*.rsvd.max)" : " (hugetlb.*.max)", *where = "";
+	if (l)
+		where = mapping ? l->rsvd_where : l->where;
 	return why_set(
 		why, err,
 		"%s: %llu pages of %s wanted, %llu free (%s), yet the kernel gives no more after %llu: a hugetlb "
 		"limit of our cgroup%s%s; raise it, or lower --l1-size-gb",
 		name, (unsigned long long)want, arena_size_text(a->page_bytes, size), (unsigned long long)avail, path,
-		(unsigned long long)ours,
-		where[0]  ? ": "
-		: mapping ? " (hugetlb.*.rsvd.max)"
-			  : " (hugetlb.*.max)",
-		where);
+		(unsigned long long)ours, where[0] ? ": " : kind, where);
 }
 
 /* ---- files --------------------------------------------------------------------------------------------------------- */
