@@ -71,6 +71,7 @@ struct plan_thread {
 	node_id node;                     /* unknown: any of `cpus` */
 	struct cpu_set cpus;              /* never empty */
 	const struct mach_device *device; /* ROLE_NIC, ROLE_NVME */
+	uint32_t pool; /* ROLE_POPULATE: index of the pool, which may be on another node; else UINT32_MAX */
 	struct plan_line line;
 };
 

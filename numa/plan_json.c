@@ -47,10 +47,10 @@ static json_t *thread_json(const struct plan *plan, uint32_t i)
 	const struct mach_device *d = t->device;
 
 	cpus_format(&t->cpus, cpus, sizeof(cpus));
-	return json_pack("{s:s, s:I, s:o, s:s, s:o, s:s, s:s}", "role", plan_role_name(t->role), "index",
+	return json_pack("{s:s, s:I, s:o, s:s, s:o, s:o, s:s, s:s}", "role", plan_role_name(t->role), "index",
 			 number(t->index), "node", node_json(t->node), "cpus", cpus, "device",
-			 d ? text_json(d->name[0] ? d->name : d->pci) : json_null(), "reason", t->line.reason, "source",
-			 t->line.source);
+			 d ? text_json(d->name[0] ? d->name : d->pci) : json_null(), "pool", index_json(t->pool),
+			 "reason", t->line.reason, "source", t->line.source);
 }
 
 static json_t *device_json(const struct plan *plan, uint32_t i)

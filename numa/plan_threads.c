@@ -20,6 +20,7 @@ static struct plan_thread *add(struct crew *c, enum plan_role role, uint32_t hom
 	p->threads = threads;
 	t = &threads[p->nthreads - 1];
 	t->role = role;
+	t->pool = NO_INDEX;
 	t->index = c->count[role]++;
 	t->node = home == NO_INDEX ? NODE_UNKNOWN : c->pl->m->nodes[c->homes[home].node].id;
 	return t;
@@ -169,8 +170,9 @@ static void add_front(struct crew *c, enum plan_role role)
 	say_cpus(c, home, &t->line);
 }
 
-static void add_populate(struct crew *c, const struct plan_pool *pool)
+static void add_populate(struct crew *c, uint32_t index)
 {
+	const struct plan_pool *pool = &c->pl->p->pools[index];
 	const struct machine *m = c->pl->m;
 	uint32_t from = machine_node_index(m, pool->node), home;
 	uint64_t n = (pool->bytes + GIB - 1) / GIB, cores;
@@ -189,10 +191,11 @@ static void add_populate(struct crew *c, const struct plan_pool *pool)
 
 		if (!t)
 			return;
+		t->pool = index;
 		if (node_known(pool->node))
 			plan_text(t->line.reason, sizeof(t->line.reason),
-				  "faults the %s of node %d in, from CPUs of that node",
-				  plan_bytes(pool->bytes, amount), pool->node.os);
+				  "faults the %s of node %d in, from CPUs near it", plan_bytes(pool->bytes, amount),
+				  pool->node.os);
 		else
 			plan_text(t->line.reason, sizeof(t->line.reason), "faults the %s of the pool in",
 				  plan_bytes(pool->bytes, amount));
@@ -261,7 +264,7 @@ static void add_all(struct crew *c)
 	add_front(c, ROLE_CONTROL);
 	add_front(c, ROLE_HTTP);
 	for (uint32_t i = 0; i < p->npools; i++)
-		add_populate(c, &p->pools[i]);
+		add_populate(c, i);
 	for (uint32_t i = 0; i < m->ndevices; i++) {
 		if (m->devices[i].kind == DEV_RDMA)
 			add_device(c, ROLE_NIC, &m->devices[i]);

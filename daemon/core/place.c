@@ -112,12 +112,12 @@ void place_close(struct server *srv)
 
 /* ---- the arena ------------------------------------------------------------------------------------------------- */
 
-static void populate_cpus(const struct plan *p, node_id node, struct cpu_set *out)
+static void populate_cpus(const struct plan *p, uint32_t pool, struct cpu_set *out)
 {
 	for (uint32_t i = 0; i < p->nthreads; i++) {
 		const struct plan_thread *t = &p->threads[i];
 
-		if (t->role == ROLE_POPULATE && (node_same(t->node, node) || p->npools == 1))
+		if (t->role == ROLE_POPULATE && t->pool == pool)
 			cpus_or(out, &t->cpus);
 	}
 }
@@ -149,7 +149,7 @@ void place_arena(const struct server *srv, struct arena_conf *out)
 
 		r->node = p->pools[i].node;
 		r->bytes = p->pools[i].bytes;
-		populate_cpus(p, r->node, &r->cpus);
+		populate_cpus(p, i, &r->cpus);
 	}
 }
 
