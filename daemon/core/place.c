@@ -49,14 +49,35 @@ static bool demanded(const struct plan_conf *w)
 	       w->policy == PLAN_MANUAL;
 }
 
+/* Which node lacks which pages, in as much as fits: the plan says it in notes of their own, with the line to write. */
+static void add_details(const struct plan *p, struct why *why)
+{
+	size_t at = strlen(why->text);
+
+	for (uint32_t i = 0; i < p->nnotes; i++) {
+		const struct plan_note *n = &p->notes[i];
+		size_t room = sizeof(why->text) - at;
+
+		if (n->severity == PLAN_SHORTAGE || strncmp(n->remedy, "echo ", 5) != 0 ||
+		    strlen(n->text) + strlen(n->remedy) + 4 > room)
+			continue;
+		at += (size_t)snprintf(why->text + at, room, "; %s: %s", n->text, n->remedy);
+	}
+}
+
 /* The plan's own words where it has some. */
 static int refuse_shortage(const struct plan *p, struct why *why)
 {
 	for (uint32_t i = 0; i < p->nnotes; i++) {
 		const struct plan_note *n = &p->notes[i];
 
-		if (n->severity == PLAN_SHORTAGE)
-			return why_set(why, -ENOSPC, "%s%s%s", n->text, n->remedy[0] ? "; to fix it: " : "", n->remedy);
+		if (n->severity != PLAN_SHORTAGE)
+			continue;
+		why_set(why, -ENOSPC, "%s", n->text);
+		add_details(p, why);
+		if (why->text[strlen(n->text)] == '\0' && n->remedy[0])
+			why_set(why, -ENOSPC, "%s; to fix it: %s", n->text, n->remedy);
+		return -ENOSPC;
 	}
 	if (p->shortage_bytes)
 		return why_set(why, -ENOSPC, "L1 of %.2f GiB does not fit as demanded: %.2f GiB find no place",
