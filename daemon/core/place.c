@@ -50,16 +50,15 @@ static bool demanded(const struct plan_conf *w)
 }
 
 /* Which node lacks which pages, in as much as fits: the plan says it in notes of their own, with the line to write. */
-static void add_details(const struct plan *p, struct why *why)
+static void add_details(const struct plan *p, uint32_t after, struct why *why)
 {
 	size_t at = strlen(why->text);
 
-	for (uint32_t i = 0; i < p->nnotes; i++) {
+	for (uint32_t i = after + 1; i < p->nnotes; i++) {
 		const struct plan_note *n = &p->notes[i];
 		size_t room = sizeof(why->text) - at;
 
-		if (n->severity == PLAN_SHORTAGE || strncmp(n->remedy, "echo ", 5) != 0 ||
-		    strlen(n->text) + strlen(n->remedy) + 4 > room)
+		if (n->severity != PLAN_SHORTAGE || strlen(n->text) + strlen(n->remedy) + 4 > room)
 			continue;
 		at += (size_t)snprintf(why->text + at, room, "; %s: %s", n->text, n->remedy);
 	}
@@ -74,7 +73,7 @@ static int refuse_shortage(const struct plan *p, struct why *why)
 		if (n->severity != PLAN_SHORTAGE)
 			continue;
 		why_set(why, -ENOSPC, "%s", n->text);
-		add_details(p, why);
+		add_details(p, i, why);
 		if (why->text[strlen(n->text)] == '\0' && n->remedy[0])
 			why_set(why, -ENOSPC, "%s; to fix it: %s", n->text, n->remedy);
 		return -ENOSPC;
