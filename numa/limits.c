@@ -142,7 +142,8 @@ static void keep_end(char *out, size_t cap, const char *text)
 		snprintf(out, cap, "...%s", text + (n - (cap - 4)));
 }
 
-/* From our cgroup to the root: the one that leaves least room is what a request will meet. */
+/* From our cgroup to the root: the one that leaves least room is what a request will meet. Without a file of use, the
+ * smallest. */
 static void walk_up(struct facts *f, const struct cgroup_dir *d, const char *max_file, const char *used_file,
 		    struct limit *out)
 {
@@ -162,7 +163,7 @@ static void walk_up(struct facts *f, const struct cgroup_dir *d, const char *max
 		snprintf(file, sizeof(file), "%s%s/%s", d->mount, path, max_file);
 		/* "max" is no number; version 1 writes a huge one */
 		if (facts_u64(f, &max, "%s", file) == 0 && max < 1ull << 62) {
-			if (facts_u64(f, &used, "%s%s/%s", d->mount, path, used_file))
+			if (!used_file || facts_u64(f, &used, "%s%s/%s", d->mount, path, used_file))
 				used = 0;
 			if ((max > used ? max - used : 0) < room) {
 				room = max > used ? max - used : 0;
@@ -251,8 +252,8 @@ static void cgroup_limits(struct facts *f, const struct machine *m, const char *
 			    : hugetlb.version == 1 ? "hugetlb"
 						   : "",
 			    out->cgroup, sizeof(out->cgroup));
-		walk_up(f, &memory, memory.version == 1 ? "memory.limit_in_bytes" : "memory.max",
-			memory.version == 1 ? "memory.usage_in_bytes" : "memory.current", &l);
+		/* what is used of it is mostly cache that goes when asked */
+		walk_up(f, &memory, memory.version == 1 ? "memory.limit_in_bytes" : "memory.max", NULL, &l);
 	}
 	out->memory_max = l.max;
 	memcpy(out->memory_where, l.where, sizeof(out->memory_where));

@@ -135,9 +135,14 @@ static void read_names(struct build *b)
 static void note_environment(struct build *b)
 {
 	const char *locality = getenv("HWLOC_PCI_LOCALITY");
+	char *text;
 
-	if (facts_live(b->facts) && locality && locality[0])
-		facts_note(b->facts, "env:HWLOC_PCI_LOCALITY", locality);
+	if (!facts_live(b->facts) || !locality || !locality[0])
+		return;
+	/* Either the entries themselves or, as for hwloc, a file that has them. */
+	text = locality[0] == '/' ? facts_text(b->facts, "%s", locality) : NULL;
+	facts_note(b->facts, "env:HWLOC_PCI_LOCALITY", text ? text : locality);
+	mem_free(text);
 }
 
 int machine_fill(struct build *b)

@@ -108,7 +108,7 @@ enum probe { PROBE_UNKNOWN, PROBE_OK, PROBE_DENIED /* EPERM: seccomp */, PROBE_M
 struct mach_limits {
 	uint32_t cgroup_version; /* 0 unknown, 1, 2 */
 	char cgroup[192];        /* our path in it */
-	uint64_t memory_max;     /* UINT64_MAX = none */
+	uint64_t memory_max;     /* the smallest on the way to the root; UINT64_MAX = none */
 	char memory_where[192];
 	struct mach_hugetlb_limit hugetlb[MACH_PAGE_SIZES];
 	uint32_t nhugetlb;

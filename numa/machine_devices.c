@@ -279,6 +279,28 @@ static void name_drive(struct scan *s, struct mach_device *d, const struct func 
 	copy_info(d->serial, sizeof(d->serial), o, "SerialNumber");
 }
 
+/* A GPU whose memory is a node says how much there is: through its driver, or through hwloc. */
+static uint64_t memory_as_node(struct build *b, const char *pci)
+{
+	char text[1024], *at;
+	const struct mach_node *n;
+
+	if (facts_read(b->facts, text, sizeof(text), "/proc/driver/nvidia/gpus/%s/numa_status", pci) > 0 &&
+	    (at = strstr(text, "Node:"))) {
+		n = machine_node(b->m, node_of((int)strtol(at + 5, NULL, 10)));
+		if (n && n->kind == NODE_GPU_MEMORY)
+			return n->memory_bytes;
+	}
+	for (hwloc_obj_t o = NULL; (o = hwloc_get_next_obj_by_type(b->hw, HWLOC_OBJ_NUMANODE, o));) {
+		const char *id = hwloc_obj_get_info_by_name(o, "PCIBusID");
+		char spelled[16];
+
+		if (id && pci_spelled(id, strlen(id), spelled) && strcmp(spelled, pci) == 0)
+			return o->attr->numanode.local_memory;
+	}
+	return 0;
+}
+
 static void describe_gpu(struct scan *s, struct mach_device *d, const struct func *f)
 {
 	struct facts *facts = s->b->facts;
@@ -293,16 +315,7 @@ static void describe_gpu(struct scan *s, struct mach_device *d, const struct fun
 	}
 	mem_free(text);
 	if (facts_u64(facts, &d->bytes, PCI_DIR "/%s/mem_info_vram_total", d->pci))
-		d->bytes = 0;
-	/* A GPU whose memory is a node says how much there is. */
-	for (hwloc_obj_t o = NULL;
-	     d->bytes == 0 && (o = hwloc_get_next_obj_by_type(s->b->hw, HWLOC_OBJ_NUMANODE, o));) {
-		const char *pci = hwloc_obj_get_info_by_name(o, "PCIBusID");
-		char spelled[16];
-
-		if (pci && pci_spelled(pci, strlen(pci), spelled) && strcmp(spelled, d->pci) == 0)
-			d->bytes = o->attr->numanode.local_memory;
-	}
+		d->bytes = memory_as_node(s->b, d->pci);
 	copy_info(d->model, sizeof(d->model), f->obj, "PCIDevice");
 }
 

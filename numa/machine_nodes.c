@@ -317,8 +317,14 @@ static void read_allowed(struct build *b)
 				cpus_add(&n->cpus, c->os);
 		}
 	}
-	for (uint32_t k = 0; k < b->m->nnodes; k++)
-		b->m->nodes[k].allowed = cpus_has(&mems, (uint32_t)b->m->nodes[k].id.os);
+	for (uint32_t k = 0; k < b->m->nnodes; k++) {
+		struct mach_node *n = &b->m->nodes[k];
+		hwloc_obj_t o = hwloc_node(b, (uint32_t)n->id.os);
+
+		n->allowed = cpus_has(&mems, (uint32_t)n->id.os);
+		if (n->package == UINT32_MAX && o)
+			n->package = ancestor(b, o, HWLOC_OBJ_PACKAGE);
+	}
 }
 
 int build_nodes(struct build *b)

@@ -53,7 +53,7 @@ class Node:
     def __init__(self, os, cpus="", gib=0, package=0, huge=None, kind=None, gpu=None, free=0.9, near=None):
         self.os, self.cpus, self.gib, self.package, self.kind, self.gpu = os, parse(cpus), gib, package, kind, gpu
         self.huge = {M2: (0, 0), G1: (0, 0)} if huge is None else huge
-        self.bytes, self.free, self.near = int(gib * GIB), int(gib * GIB * free), near
+        self.bytes, self.free, self.near = int(gib * GIB) >> 20 << 20, int(gib * GIB * free) >> 20 << 20, near
 
 
 class Pci:
@@ -114,10 +114,10 @@ class Xml:
         self.shown = [n for n in m.nodes if not (m.hide_gpu_nodes and n.kind == "gpu")]
         self.all_nodes = [n.os for n in self.shown]
 
-    def open(self, kind, close=False, **attrs):
+    def open(self, tag, close=False, **attrs):
         self.gp += 1
         text = "".join(f" {k}={quoteattr(str(v))}" for k, v in attrs.items() if v is not None)
-        self.out.append(f'<object type="{kind}"{text} gp_index="{self.gp}"{"/" if close else ""}>')
+        self.out.append(f'<object type="{tag}"{text} gp_index="{self.gp}"{"/" if close else ""}>')
 
     def info(self, name, value):
         if value:
@@ -157,6 +157,8 @@ class Xml:
             self.end()
 
     def device(self, d):
+        if d.hidden:
+            return
         if d.cls == 0x0604:
             sub = d.below[0].at if d.below else d.at
             domain, bus = sub.split(":")[:2]
@@ -167,7 +169,7 @@ class Xml:
                 self.device(b)
             self.end()
             return
-        gbs = float(d.speed.split()[0]) * d.width * 128 / 130 / 8
+        gbs = 0 if d.speed == "Unknown" else float(d.speed.split()[0]) * d.width * 128 / 130 / 8
         self.open("PCIDev", pci_busid=d.at, pci_type="%04x [%04x:0000] [0000:0000] 00" % (d.cls, d.vendor), pci_link_speed="%f" % gbs)
         self.info("PCIDevice", d.model)
         if d.nvme:
@@ -187,8 +189,7 @@ class Xml:
         last = max([bus] + [d.at.split(":")[1] for d in walk(r.below)])
         self.open("Bridge", bridge_type="0-1", depth=0, bridge_pci=f"{domain}:[{bus}-{last}]")
         for d in r.below:
-            if not d.hidden:
-                self.device(d)
+            self.device(d)
         self.end()
 
     def roots(self, node):
@@ -398,7 +399,183 @@ def plain():
     return Machine("plain", [Node(0, "0-15", 62.6, 0)], roots, threads=2, dist=[[10]], board=("Example", "Desktop"))
 
 
-MACHINES = (gpu8, plain)
+def epyc8():
+    """Two packages of four nodes; network cards on the odd nodes only."""
+    nodes = [Node(i, f"{i * 8}-{i * 8 + 7},{64 + i * 8}-{71 + i * 8}", 125.6, i // 4) for i in range(8)]
+    dist = [[10 if a == b else 12 if a // 4 == b // 4 else 32 for b in range(8)] for a in range(8)]
+    roots = []
+    for i in range(8):
+        b = 0x10 * (i + 1)
+        below = []
+        if i % 2:
+            below.append(bridge("%02x:01.1" % b, i, rdma("%02x:00.0" % (b + 1), i, f"mlx5_{i // 2}", f"ens{i}np0", "ConnectX-6 Dx",
+                                                         speed=GEN4), Pci("%02x:01.2" % b, 0x0604, AMD, i)))
+        else:
+            below.append(bridge("%02x:01.1" % b, i, nvme("%02x:00.0" % (b + 1), i, f"nvme{i // 2}n1")))
+        roots.append(Root("%02x" % b, i, *below))
+    return Machine("epyc8", nodes, roots, threads=2, l3=4, dist=dist, board=("Example", "EPYC NPS4"))
+
+
+def gh200():
+    """Nine nodes: node 0 has all CPUs, node 1 is the GPU's memory, the rest are kept for its partitions and empty. hwloc hides
+    what belongs to the GPU."""
+    far = lambda a, b: 10 if a == b else 40 if 0 in (a, b) else 255
+    nodes = [Node(0, "0-71", 480, 0), Node(1, "", 95.6, 0, kind="gpu", gpu="0009:01:00.0", near=0, huge={})]
+    nodes += [Node(i, "", 0, 0, kind="gpu", gpu="0009:01:00.0", near=0, huge={}) for i in range(2, 9)]
+    roots = [Root("0009:00", 0, bridge("0009:00:00.0", 0, gpu("0009:01:00.0", 0, "NVIDIA GH200 480GB"))),
+             Root("0002:00", 0, bridge("0002:00:00.0", 0, rdma("0002:01:00.0", 0, "mlx5_0", "enP2s2np0", "BlueField-3"))),
+             Root("0004:00", 0, bridge("0004:00:00.0", 0, nvme("0004:01:00.0", 0, "nvme0n1")))]
+    m = Machine("gh200", nodes, roots, dist=[[far(a, b) for b in range(9)] for a in range(9)], arch="aarch64",
+                kernel="6.8.0-1014-nvidia-64k", board=("Example", "Grace Hopper"), hide_gpu_nodes=True)
+    m.nodes[0].huge = {"hugepages-524288kB": (64, 64), "hugepages-16777216kB": (0, 0), M2: (0, 0)}
+    # One file tells one node only.
+    m.files = {"/proc/driver/nvidia/gpus/0009:01:00.0/numa_status": "Node:         1\nStatus:       online"}
+    return m
+
+
+def vm():
+    """A guest with two nodes whose devices say nothing: -1 everywhere."""
+    roots = [Root("00", -1, gpu("00:05.0", -1, "NVIDIA A10", speed="Unknown", width=0), nic("00:03.0", -1, "eth0", "Virtio network device", vendor=VIRTIO,
+                  speed="Unknown", width=0, via="virtio2"), nvme("00:04.0", -1, "nvme0n1", 100, "Amazon Elastic Block Store", speed="Unknown", width=0))]
+    return Machine("vm", [Node(0, "0-7", 31.3, 0), Node(1, "8-15", 31.4, 1)], roots, threads=2, dist=square(2), board=("QEMU", "Standard PC (Q35)"))
+
+
+def lab():
+    """As our own guest: the third node has no CPUs, devices sit behind expander bridges, one stays on the main bus, and a
+    software RDMA device runs on a network card."""
+    nodes = [Node(0, "0-1", 1, 0, {M2: (64, 64), G1: (0, 0)}), Node(1, "2-3", 1, 1, {M2: (8, 8), G1: (2, 2)}),
+             Node(2, "", 0.5, 1, {M2: (0, 0)}, near=1)]
+    roots = [Root("00", -1, nic("00:02.0", -1, "eth2", "Virtio network device", vendor=VIRTIO, via="virtio0")),
+             Root("20", 0, bridge("20:00.0", 0, nvme("21:00.0", 0, "nvme1n1", 0.25, "QEMU NVMe Ctrl", serial="LAB0000"))),
+             Root("38", 1, bridge("38:00.0", 1, nvme("39:00.0", 1, "nvme0n1", 0.25, "QEMU NVMe Ctrl", serial="LAB0001")),
+                  bridge("38:01.0", 1, nic("3a:00.0", 1, "eth1", "Virtio network device", vendor=VIRTIO, via="virtio3")))]
+    return Machine("lab", nodes, roots, dist=[[10, 21, 30], [21, 10, 17], [30, 17, 10]], board=("QEMU", "Standard PC (Q35)"),
+                   soft_rdma={"rxe0": "eth1", "rxe1": "lo"})
+
+
+def cxl():
+    """A third node of CXL memory, near to package 1. hwloc counts it among the local nodes of that package's devices."""
+    nodes = [Node(0, "0-15", 255.5, 0), Node(1, "16-31", 255.9, 1), Node(2, "", 512, 1, kind="cxl", near=1)]
+    roots = [switched("10", 0, gpu("13:00.0", 0, "NVIDIA L40S", speed=GEN4), rdma("14:00.0", 0, "mlx5_0", "ens1np0")),
+             Root("80", None, bridge("80:01.0", None, gpu("81:00.0", None, "NVIDIA L40S", speed=GEN4)), bridge("80:03.0", None, nvme("82:00.0", None, "nvme0n1")), hw=1)]
+    return Machine("cxl", nodes, roots, dist=[[10, 21, 24], [21, 10, 14], [24, 14, 10]], tiers={4: "0-1", 22: "2"}, board=("Example", "CXL server"),
+                   files={"/sys/devices/system/node/node2/access0/initiators/read_bandwidth": "48000"})
+
+
+def cpuset():
+    """A container: CPUs and memory of node 1 only, a huge-page limit, no CAP_SYS_NICE, seccomp, little locked memory."""
+    group = "/sys/fs/cgroup/kubepods.slice/pod7.slice"
+    huge = {M2: (4096, 4096), G1: (4, 4)}
+    m = gpu8()
+    m.__init__("cpuset", [Node(0, "0-15,32-47", 251.5, 0, huge), Node(1, "16-31,48-63", 251.9, 1, huge)],
+               [switched("10", 0, gpu("13:00.0", 0), nvme("14:00.0", 0, "nvme0n1")), switched("50", 1, gpu("53:00.0", 1), nvme("54:00.0", 1, "nvme1n1"))],
+               threads=2, dist=square(2), cpus_allowed="16-19,48-51", mems_allowed="1", seccomp=2, memlock=65536, caps="00000000a80425fb",
+               cgroup="0::/kubepods.slice/pod7.slice/app.scope", values={p: "denied" for p in ("probe:mbind", "probe:set_mempolicy", "probe:move_pages", "probe:io_uring")},
+               files={group + "/app.scope/hugetlb.2MB.max": "max", group + "/app.scope/hugetlb.2MB.current": "0",
+                      group + "/hugetlb.2MB.max": str(1 << 30), group + "/hugetlb.2MB.current": str(256 << 20),
+                      "/sys/fs/cgroup/kubepods.slice/hugetlb.2MB.max": str(64 << 30), "/sys/fs/cgroup/kubepods.slice/hugetlb.2MB.current": str(2 << 30),
+                      group + "/hugetlb.1GB.max": "0", group + "/hugetlb.1GB.current": "0",
+                      group + "/hugetlb.2MB.rsvd.max": str(2 << 30), group + "/hugetlb.2MB.rsvd.current": str(300 << 20),
+                      group + "/app.scope/memory.max": str(16 << 30), group + "/app.scope/memory.current": str(1 << 30),
+                      group + "/memory.max": str(128 << 30), group + "/memory.current": str(120 << 30)})
+    return m
+
+
+def cgroup1():
+    """Version 1 of cgroups, as a container sees it: only its own part is mounted."""
+    mem, huge = "/sys/fs/cgroup/memory", "/sys/fs/cgroup/hugetlb"
+    none = "9223372036854771712"
+    return Machine("cgroup1", [Node(0, "0-7", 62.6, 0, {M2: (1024, 1000)})], [], dist=[[10]], kernel="4.18.0-553.el8.x86_64",
+                   cgroup="11:hugetlb:/docker/c0ffee\n7:memory:/docker/c0ffee\n3:cpuset:/docker/c0ffee\n1:name=systemd:/docker/c0ffee",
+                   mounts=(f"40 30 0:35 /docker/c0ffee {mem} ro,nosuid - cgroup cgroup rw,memory",
+                           f"41 30 0:36 /docker/c0ffee {huge} ro,nosuid - cgroup cgroup rw,hugetlb",
+                           "42 30 0:37 / /mnt/huge\\040pages rw - hugetlbfs none rw,pagesize=1024M"),
+                   values={"probe:io_uring": "missing"},
+                   files={mem + "/memory.limit_in_bytes": str(8 << 30), mem + "/memory.usage_in_bytes": str(1 << 30),
+                          huge + "/hugetlb.2MB.limit_in_bytes": str(512 << 20), huge + "/hugetlb.2MB.usage_in_bytes": str(48 << 20),
+                          huge + "/hugetlb.2MB.rsvd.limit_in_bytes": none})
+
+
+def asym():
+    roots = [switched("10", 0, gpu("13:00.0", 0, "NVIDIA A100-PCIE-40GB", speed=GEN4)), switched("50", 1, rdma("53:00.0", 1, "mlx5_0", "ib0", "ConnectX-6", speed=GEN4, width=8, max=(GEN4, 16)))]
+    return Machine("asym", [Node(0, "0-7", 31.2, 0, {M2: (2048, 2048), G1: (1, 0)}), Node(1, "8-23", 251.9, 1, {M2: (512, 512), G1: (30, 30)})],
+                   roots, dist=[[10, 20], [20, 10]])
+
+
+def holes():
+    """Numbers with holes, as on POWER9: two nodes with CPUs, and each GPU's memory a node of its own."""
+    nodes = [Node(0, "0-31", 255.1, 0, {M2: (0, 0), G1: (0, 0)}), Node(8, "32-63", 255.6, 1, {M2: (0, 0), G1: (0, 0)})]
+    at = {252: "0035:03:00.0", 253: "0035:04:00.0", 254: "0004:04:00.0", 255: "0004:05:00.0"}
+    nodes += [Node(n, "", 15.7, 1 if n > 253 else 0, {}, kind="gpu", gpu=at[n], near=0 if n < 254 else 8) for n in (252, 253, 254, 255)]
+    def roots(domain, node, *below):
+        return Root(domain + ":00", node, bridge(domain + ":00:00.0", node, *below))
+    v100 = "Tesla V100-SXM2-16GB"
+    r = [roots("0004", 0, gpu(at[254], 0, v100, speed=GEN3), gpu(at[255], 0, v100, speed=GEN3)),
+         roots("0035", 8, gpu(at[252], 8, v100, speed=GEN3), gpu(at[253], 8, v100, speed=GEN3)),
+         roots("0033", 8, rdma("0033:01:00.0", 8, "mlx5_0", "ib0", "ConnectX-5", speed=GEN4, width=8))]
+    dist = [[10 if a == b else 40 if a < 2 and b < 2 else 80 for b in range(6)] for a in range(6)]
+    return Machine("holes", nodes, r, threads=4, dist=dist, arch="ppc64le", kernel="4.18.0-193.el8.ppc64le", board=("Example", "POWER9"))
+
+
+def dgx2():
+    roots, g = [], 0
+    for i in range(4):
+        node, b = i // 2, 0x20 + 0x30 * i
+        below = []
+        for k in range(4):
+            bus = b + 3 + 2 * k
+            below.append(gpu("%02x:00.0" % bus, node, "Tesla V100-SXM3-32GB", speed=GEN3))
+            if k % 2 == 0:
+                n = 2 * i + k // 2
+                below.append(rdma("%02x:00.0" % (bus + 1), node, f"mlx5_{n}", f"ib{n}", "ConnectX-5", speed=GEN3))
+            else:
+                n = 2 * i + k // 2
+                below.append(nvme("%02x:00.0" % (bus + 1), node, f"nvme{n}n1", speed=GEN3))
+        roots.append(switched("%02x" % b, node, *below))
+    return Machine("dgx2", [Node(0, "0-23,48-71", 755.4, 0), Node(1, "24-47,72-95", 755.8, 1)], roots, threads=2, dist=square(2),
+                   board=("Example", "16-GPU server"), kernel="5.15.0-1067-nvidia")
+
+
+def offline():
+    """CPUs 4-7 are switched off, 2-3 kept from the scheduler; node 1 lost all of its CPUs."""
+    nodes = [Node(0, "0-3", 15.6, 0), Node(1, "", 15.7, 0, near=0), Node(2, "8-11", 15.7, 1)]
+    roots = [Root("00", 1, bridge("00:01.0", 1, nvme("01:00.0", 1, "nvme0n1", 931)), hw=-1), Root("80", 2, bridge("80:01.0", 2, nic("81:00.0", 2, "eth0")))]
+    return Machine("offline", nodes, roots, dist=[[10, 12, 21], [12, 10, 21], [21, 21, 10]], offline="4-7,12-15", isolated="2-3")
+
+
+def many():
+    """More nodes than bits in a word, and their numbers far apart."""
+    nodes = [Node(3 * i, f"{2 * i}-{2 * i + 1}", 4, i // 2, {M2: (i, i)}) for i in range(72)]
+    dist = [[10 if a == b else 12 if a // 2 == b // 2 else 32 for b in range(72)] for a in range(72)]
+    roots = [Root("%04x:00" % i, 3 * i, bridge("%04x:00:00.0" % i, 3 * i, nvme("%04x:01:00.0" % i, 3 * i, f"nvme{i}n1"))) for i in (0, 30, 65, 71)]
+    return Machine("many", nodes, roots, dist=dist, board=("Example", "72 nodes"))
+
+
+def disputed():
+    """Sources that do not agree: sysfs against hwloc; sysfs without an answer where hwloc or a bridge has one; the operator's
+    word; a node that does not exist; slices of a card; a drive behind a volume manager; two paths to one drive."""
+    roots = [Root("10", 0, bridge("10:01.0", 0, gpu("11:00.0", 0)), hw=1),
+             Root("20", -1, bridge("20:01.0", -1, gpu("21:00.0", -1)), hw=1),
+             Root("30", 1, bridge("30:01.0", 1, gpu("31:00.0", -1))),
+             Root("40", -1, bridge("40:01.0", 1, gpu("41:00.0", -1)), hw=-1),
+             Root("50", 0, bridge("50:01.0", 0, gpu("51:00.0", 0))),
+             Root("60", 7, bridge("60:01.0", 7, nvme("61:00.0", 7, "nvme4n1")), hw=-1),
+             Root("70", 1, bridge("70:01.0", 1, rdma("71:00.0", 1, "mlx5_0", "ens7np0"),
+                                  rdma("71:00.1", 1, "mlx5_1", "ens7v0", physfn="0000:71:00.0", hidden=True))),
+             Root("80", 1, hw=1), Root("10000:00", 1, bridge("10000:00:02.0", 1, nvme("10000:01:00.0", 1, "nvme0n1"), hidden=True)),
+             Root("90", 0, bridge("90:01.0", 0, nic("91:00.0", None, "eth0", "", hidden=True, speed="2.5 GT/s PCIe", width=1)))]
+    return Machine("disputed", [Node(0, "0-3", 31.3, 0), Node(1, "4-7", 31.4, 1)], roots, dist=square(2),
+                   values={"env:HWLOC_PCI_LOCALITY": "0000:50-51 0xf0;0000:99 0x1"})
+
+
+def lstopo():
+    """What lstopo saves: no files, so free pages, huge pages, limits and the bridges' words are unknown."""
+    m = cxl()
+    m.name, m.sysfs = "lstopo", False
+    return m
+
+
+MACHINES = (gpu8, plain, epyc8, gh200, vm, lab, cxl, cpuset, cgroup1, asym, holes, dgx2, offline, many, disputed, lstopo)
 
 
 def main(names):
