@@ -173,7 +173,7 @@ static int check_cgroup(const struct arena *a, struct why *why)
 	if (!l)
 		return 0;
 	err = check_limit(a, l->max, l->where, l->used, why);
-	return err ? err : check_limit(a, l->rsvd_max, l->rsvd_where, l->used, why);
+	return err ? err : check_limit(a, l->rsvd_max, l->rsvd_where, l->rsvd_used, why);
 }
 
 int arena_huge_check(const struct arena *a, struct why *why)

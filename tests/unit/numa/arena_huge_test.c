@@ -1,39 +1,16 @@
-/* The arena on huge pages of one node: kinds and fallbacks, names by bind mount, what is left behind, what is refused to us.
+/* The arena on huge pages of one node: kinds and fallbacks, names by bind mount, what is left behind.
  * Needs root and a few huge pages of 2 MiB, which it reserves and gives back; without them its tests skip and say so. */
 #include "tests/unit/numa/arena_tools.h"
 
 #include "daemon/base/mem.h"
 
 #include <linux/capability.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/mount.h>
-#include <sys/resource.h>
 
-#define PAGES    8
-#define NODE0    ((node_id){0})
-#define POPULATE 23 /* MADV_POPULATE_WRITE */
-#define HUGE_FS  0x958458f6
+#define PAGES   8
+#define HUGE_FS 0x958458f6
 
 static struct reserved reserved;
 static bool have;
-
-/* Mounts and names of our own, so that daemons of other tests neither see nor clean them. */
-static void stand_alone(void)
-{
-	char line[1024], dir[256];
-
-	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-	    mount("none", "/dev/shm", "tmpfs", 0, "size=2G") != 0)
-		return; /* tests that need mounts will say so */
-	FILE *f = fopen("/proc/self/mounts", "re");
-	while (f && fgets(line, sizeof(line), f)) {
-		if (strstr(line, " hugetlbfs ") && sscanf(line, "%*s %255s", dir) == 1)
-			umount2(dir, MNT_DETACH);
-	}
-	if (f)
-		fclose(f);
-}
 
 static int get_pages(void **state)
 {
@@ -74,14 +51,6 @@ static const char *name_of(const char *what)
 	return name;
 }
 
-static bool exists(const char *name)
-{
-	char path[300];
-
-	snprintf(path, sizeof(path), "/dev/shm/%s", name);
-	return access(path, F_OK) == 0;
-}
-
 /* Mounts of hugetlbfs in sight. */
 static int mounts(void)
 {
@@ -94,33 +63,6 @@ static int mounts(void)
 	if (f)
 		fclose(f);
 	return n;
-}
-
-static struct arena_conf huge_conf(const char *name, uint64_t pages)
-{
-	struct arena_conf conf = {.shm_name = name,
-				  .huge_2m = WANT_YES,
-				  .numa = WANT_YES,
-				  .nranges = 1,
-				  .range = {{NODE0, pages * HUGE_PAGE, {{0}}}}};
-
-	return conf;
-}
-
-static struct arena *open_ok(const struct arena_conf *conf)
-{
-	struct arena *a = NULL;
-	struct why why = {0};
-
-	if (arena_create(conf, &a, &why))
-		fail_msg("%s", why.text);
-	return a;
-}
-
-static void says(const struct why *why, const char *part)
-{
-	if (!strstr(why->text, part))
-		fail_msg("'%s' does not say '%s'", why->text, part);
 }
 
 /* ---- kinds --------------------------------------------------------------------------------------------------------- */
@@ -354,7 +296,7 @@ struct wish {
 static void fulfil(void *arg)
 {
 	struct wish *w = arg;
-	struct arena_conf conf = huge_conf("", (uint64_t)huge_free() + 1);
+	struct arena_conf conf = huge_conf("", (uint64_t)huge_of_node(0, "free_hugepages") + 1);
 	struct arena *a;
 
 	conf.huge_2m = w->want;
@@ -372,14 +314,14 @@ static void test_07_yes_try_no_with_too_few_pages(void **state)
 	struct why why = {0};
 	struct arena *a;
 	char part[128];
-	long before = huge_free();
+	long before = huge_free(), there = huge_of_node(0, "free_hugepages");
 	(void)state;
 
 	need_pages();
-	struct arena_conf conf = huge_conf(name_of("short"), (uint64_t)before + 5);
+	struct arena_conf conf = huge_conf(name_of("short"), (uint64_t)there + 5);
 	assert_int_equal(arena_create(&conf, &a, &why), -ENOSPC);
 	assert_int_equal(why.err, -ENOSPC);
-	snprintf(part, sizeof(part), "node 0: %ld pages of 2 MiB wanted, %ld free of ", before + 5, before);
+	snprintf(part, sizeof(part), "node 0: %ld pages of 2 MiB wanted, %ld free of ", there + 5, there);
 	says(&why, part);
 	says(&why, " reserved: /sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages");
 	says(&why, "more: echo ");
@@ -444,8 +386,6 @@ static void test_09_a_limit_of_our_cgroup_is_named(void **state)
 	rmdir(dir);
 }
 
-/* ---- system calls that are refused ------------------------------------------------------------------------------------ */
-
 static void without_mounts(void *arg)
 {
 	struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -480,259 +420,7 @@ static void test_10_without_mounts_there_is_no_name(void **state)
 	assert_int_equal(huge_free(), before);
 }
 
-/* The kernel says EFAULT where a touch would be SIGBUS. */
-static void populate_fails(void *arg)
-{
-	struct arena_conf conf = huge_conf(name_of("efault"), 4);
-	struct why why = {0};
-	struct arena *a;
-	long before = huge_free();
-	(void)arg;
-
-	EXPECT(refuse(SYS_madvise, EFAULT, POPULATE));
-	EXPECT(arena_create(&conf, &a, &why) == -ENOSPC);
-	EXPECT_SAYS(&why, "node 0: 4 pages of 2 MiB wanted");
-	EXPECT_SAYS(&why, "hugetlb limit of our cgroup");
-	EXPECT(huge_free() == before);
-	EXPECT(!exists(conf.shm_name));
-	conf.huge_2m = WANT_TRY;
-	EXPECT(arena_create(&conf, &a, &why) == -ENOSPC); /* small pages cannot be populated either */
-	EXPECT_SAYS(&why, "cannot populate L1 memory of node 0");
-	EXPECT(huge_free() == before);
-}
-
-static void test_11_populating_fails_and_nothing_stays(void **state)
-{
-	long before = huge_free();
-	(void)state;
-
-	need_pages();
-	assert_int_equal(in_child(populate_fails, NULL), 0);
-	assert_int_equal(huge_free(), before);
-}
-
-static void populate_unknown(void *arg)
-{
-	struct arena_conf conf = huge_conf("", 4);
-	struct arena_place p;
-	struct arena *a;
-	(void)arg;
-
-	EXPECT(refuse(SYS_madvise, EINVAL, POPULATE));
-	EXPECT(arena_create(&conf, &a, NULL) == 0);
-	EXPECT(arena_verify(a, 0, 0, &p, NULL) == 0 && p.on_node == 4);
-	arena_destroy(a);
-	conf.huge_2m = WANT_NO;
-	EXPECT(arena_create(&conf, &a, NULL) == 0);
-	EXPECT(arena_verify(a, 0, 0, &p, NULL) == 0 && p.on_node == 4 * HUGE_PAGE / ARENA_PAGE);
-	arena_destroy(a);
-}
-
-/* Kernels before 5.14, and there a file that is cut under us: the same fault, still no signal. */
-static void test_12_without_the_call_that_populates(void **state)
-{
-	(void)state;
-	need_pages();
-	assert_int_equal(in_child(populate_unknown, NULL), 0);
-}
-
-static void try_unbound(void *arg)
-{
-	struct arena_conf *conf = arg;
-	struct arena *a;
-
-	EXPECT(arena_create(conf, &a, NULL) == 0);
-	EXPECT(arena_fallbacks(a) == 1);
-	for (uint32_t i = 0; i < arena_nranges(a); i++)
-		EXPECT(!arena_range(a, i)->bound && arena_range(a, i)->node.os == 0);
-	memset(arena_base(a), 1, arena_bytes(a));
-	arena_destroy(a);
-}
-
-static void bind_refused(void *arg)
-{
-	struct arena_conf conf = huge_conf("", 2);
-	struct why why = {0};
-	struct arena *a;
-
-	conf.nranges = 3;
-	conf.range[1] = conf.range[2] = conf.range[0];
-	conf.huge_2m = *(const enum plan_want *)arg;
-	EXPECT(refuse(SYS_mbind, EPERM, -1));
-	EXPECT(arena_create(&conf, &a, &why) == -EPERM);
-	EXPECT_SAYS(&why, "node 0: mbind is not permitted (a seccomp profile)");
-	EXPECT_SAYS(&why, "CAP_SYS_NICE");
-	conf.numa = WANT_TRY;
-	EXPECT(warnings_of(try_unbound, &conf) == 1); /* one for all ranges */
-	conf.numa = WANT_NO;
-	EXPECT(arena_create(&conf, &a, &why) == 0 && arena_fallbacks(a) == 0);
-	arena_destroy(a);
-}
-
-static void test_13_binding_is_refused(void **state)
-{
-	enum plan_want no = WANT_NO, yes = WANT_YES;
-	long before = huge_free();
-	(void)state;
-
-	assert_int_equal(in_child(bind_refused, &no), 0);
-	need_pages();
-	assert_int_equal(in_child(bind_refused, &yes), 0);
-	assert_int_equal(huge_free(), before);
-}
-
-static void looking_refused(void *arg)
-{
-	struct arena_conf conf = huge_conf("", 2);
-	struct why why = {0};
-	struct arena_place p;
-	struct arena *a;
-	(void)arg;
-
-	EXPECT(refuse(SYS_move_pages, EPERM, -1));
-	conf.huge_2m = WANT_NO;
-	EXPECT(arena_create(&conf, &a, &why) == 0); /* the kernel's yes or no for the whole range is still there */
-	EXPECT(arena_range(a, 0)->bound);
-	EXPECT(arena_verify(a, 0, 0, &p, &why) == -EPERM);
-	EXPECT_SAYS(&why, "move_pages is not permitted");
-	arena_destroy(a);
-}
-
-static void test_14_looking_is_refused(void **state)
-{
-	(void)state;
-	assert_int_equal(in_child(looking_refused, NULL), 0);
-}
-
-static void no_such_node(void *arg)
-{
-	struct arena_conf conf = huge_conf("", 2);
-	struct why why = {0};
-	struct arena *a;
-	(void)arg;
-
-	conf.huge_2m = WANT_NO;
-	conf.range[0].node = node_of(1000);
-	EXPECT(arena_create(&conf, &a, &why) == -EINVAL);
-	EXPECT_SAYS(&why, "node 1000: there is no such node");
-	EXPECT_SAYS(&why, "/sys/devices/system/node/node1000");
-	conf.range[0].node = NODE_UNKNOWN; /* nothing to bind, and never node 0 */
-	EXPECT(arena_create(&conf, &a, &why) == 0);
-	EXPECT(!arena_range(a, 0)->bound && arena_fallbacks(a) == 0);
-	arena_destroy(a);
-}
-
-static void test_15_a_node_that_is_not_there(void **state)
-{
-	(void)state;
-	assert_int_equal(in_child(no_such_node, NULL), 0);
-}
-
-/* ---- limits of the process ---------------------------------------------------------------------------------------- */
-
-static void small_files(void *arg)
-{
-	struct rlimit lim = {MIB, MIB};
-	struct arena_conf conf = {.bytes = 4 * MIB, .shm_name = name_of("fsize")};
-	struct why why = {0};
-	struct arena *a;
-	(void)arg;
-
-	EXPECT(setrlimit(RLIMIT_FSIZE, &lim) == 0);
-	EXPECT(arena_create(&conf, &a, &why) == -EFBIG);
-	EXPECT_SAYS(&why, "ulimit -f");
-	EXPECT(!exists(conf.shm_name));
-}
-
-static void small_space(void *arg)
-{
-	struct rlimit lim = {GIB, GIB};
-	struct arena_conf conf = {.bytes = 2 * GIB, .shm_name = "", .lazy = true};
-	struct why why = {0};
-	struct arena *a;
-	(void)arg;
-
-	EXPECT(setrlimit(RLIMIT_AS, &lim) == 0);
-	EXPECT(arena_create(&conf, &a, &why) == -ENOMEM);
-	EXPECT_SAYS(&why, "ulimit -v");
-}
-
-static void test_16_limits_of_the_process(void **state)
-{
-	(void)state;
-	assert_int_equal(in_child(small_files, NULL), 0);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-	assert_int_equal(in_child(small_space, NULL), 0);
-#endif
-}
-
-/* ---- populating ----------------------------------------------------------------------------------------------------- */
-
-static void test_17_many_threads_populate_each_byte(void **state)
-{
-	struct arena_conf conf = {.shm_name = "", .lazy = true, .threads = 5, .nranges = 3};
-	struct arena *a;
-	(void)state;
-
-	for (uint32_t i = 0; i < 3; i++) {
-		conf.range[i].node = NODE_UNKNOWN;
-		conf.range[i].bytes = (40 + 33 * i) * MIB;
-		cpus_add(&conf.range[i].cpus, 0);
-	}
-	a = open_ok(&conf);
-	assert_int_equal(arena_populate(a, arena_bytes(a) / 2, NULL, NULL), 0);
-	for (uint32_t i = 0; i < 3; i++)
-		assert_true(arena_committed(a, i) >= arena_range(a, i)->bytes / 2);
-	assert_int_equal(arena_populate(a, UINT64_MAX, NULL, NULL), 0);
-	for (uint32_t i = 0; i < 3; i++) {
-		struct arena_place p;
-
-		assert_int_equal(arena_committed(a, i), arena_range(a, i)->bytes);
-		assert_int_equal(arena_verify(a, i, 0, &p, NULL), 0);
-		assert_int_equal(p.absent, 0);
-		assert_int_equal(p.on_node, arena_range(a, i)->bytes / ARENA_PAGE); /* none planned: any will do */
-	}
-	arena_destroy(a);
-}
-
-static void test_18_populating_stops_when_told(void **state)
-{
-	struct arena_conf conf = {.bytes = 256 * MIB, .shm_name = "", .lazy = true};
-	struct arena *a = open_ok(&conf);
-	_Atomic bool stop = true;
-	struct why why = {0};
-	(void)state;
-
-	assert_int_equal(arena_populate(a, arena_bytes(a), &stop, &why), -ECANCELED);
-	assert_int_equal(arena_committed(a, 0), 0);
-	arena_destroy(a);
-}
-
-/* A file that is cut: threads of all ranges stop, what was there stays usable, and a later call may succeed. */
-static void test_19_populating_beyond_the_file(void **state)
-{
-	struct arena_conf conf = {.bytes = 128 * MIB, .shm_name = name_of("cut"), .lazy = true, .threads = 4};
-	struct arena *a = open_ok(&conf);
-	struct why why = {0};
-	char path[80];
-	(void)state;
-
-	snprintf(path, sizeof(path), "/%s", conf.shm_name);
-	int fd = shm_open(path, O_RDWR, 0);
-	assert_true(fd >= 0 && ftruncate(fd, 48 * MIB) == 0);
-	assert_int_equal(arena_populate(a, arena_bytes(a), NULL, &why), -ENOSPC);
-	says(&why, "cannot populate L1 memory beyond");
-	says(&why, "--l1-size-gb");
-	assert_int_equal(arena_committed(a, 0), 48 * MIB);
-	assert_int_equal(ftruncate(fd, 128 * MIB), 0);
-	close(fd);
-	assert_int_equal(arena_populate(a, arena_bytes(a), NULL, &why), 0);
-	assert_int_equal(arena_committed(a, 0), 128 * MIB);
-	arena_base(a)[128 * MIB - 1] = 1;
-	arena_destroy(a);
-}
-
-static void test_20_out_of_memory(void **state)
+static void test_11_out_of_memory(void **state)
 {
 	struct arena_conf conf = huge_conf(name_of("oom"), 2);
 	struct arena *a = NULL;
@@ -771,16 +459,7 @@ int main(void)
 		cmocka_unit_test(test_08_sizes_are_tried_in_order),
 		cmocka_unit_test(test_09_a_limit_of_our_cgroup_is_named),
 		cmocka_unit_test(test_10_without_mounts_there_is_no_name),
-		cmocka_unit_test(test_11_populating_fails_and_nothing_stays),
-		cmocka_unit_test(test_12_without_the_call_that_populates),
-		cmocka_unit_test(test_13_binding_is_refused),
-		cmocka_unit_test(test_14_looking_is_refused),
-		cmocka_unit_test(test_15_a_node_that_is_not_there),
-		cmocka_unit_test(test_16_limits_of_the_process),
-		cmocka_unit_test(test_17_many_threads_populate_each_byte),
-		cmocka_unit_test(test_18_populating_stops_when_told),
-		cmocka_unit_test(test_19_populating_beyond_the_file),
-		cmocka_unit_test(test_20_out_of_memory),
+		cmocka_unit_test(test_11_out_of_memory),
 	};
 
 	return cmocka_run_group_tests(tests, get_pages, put_pages);

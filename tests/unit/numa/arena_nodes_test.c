@@ -62,16 +62,6 @@ static struct arena_conf over_nodes(uint64_t bytes_each, const char *name)
 	return conf;
 }
 
-static struct arena *open_ok(const struct arena_conf *conf)
-{
-	struct arena *a = NULL;
-	struct why why = {0};
-
-	if (arena_create(conf, &a, &why))
-		fail_msg("%s", why.text);
-	return a;
-}
-
 static void all_in_place(struct arena *a)
 {
 	for (uint32_t i = 0; i < arena_nranges(a); i++) {
@@ -427,8 +417,11 @@ static void limited(void *arg)
 {
 	const char *says = arg;
 	struct arena_conf conf = over_nodes(8 * HUGE_PAGE, "");
-	struct mach_limits known = {
-		.nhugetlb = 1, .hugetlb = {{HUGE_PAGE, 4 * HUGE_PAGE, UINT64_MAX, 0, CGROUP "/hugetlb.2MB.max", ""}}};
+	struct mach_limits known = {.nhugetlb = 1,
+				    .hugetlb = {{.page_bytes = HUGE_PAGE,
+						 .max = 4 * HUGE_PAGE,
+						 .rsvd_max = UINT64_MAX,
+						 .where = CGROUP "/hugetlb.2MB.max"}}};
 	struct why why = {0};
 	struct arena *a;
 

@@ -9,7 +9,9 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -17,6 +19,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -182,6 +185,60 @@ static inline bool refuse(long nr, int err, long arg2)
 	struct sock_fprog prog = {sizeof(code) / sizeof(code[0]), code};
 
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) == 0;
+}
+
+/* ---- set-up -------------------------------------------------------------------------------------------------------- */
+
+/* Mounts and names of our own, so that daemons of other tests neither see nor clean them. */
+static inline void stand_alone(void)
+{
+	char line[1024], dir[256];
+
+	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+	    mount("none", "/dev/shm", "tmpfs", 0, "size=2G") != 0)
+		return; /* tests that need mounts will say so */
+	FILE *f = fopen("/proc/self/mounts", "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (strstr(line, " hugetlbfs ") && sscanf(line, "%*s %255s", dir) == 1)
+			umount2(dir, MNT_DETACH);
+	}
+	if (f)
+		fclose(f);
+}
+
+static inline bool exists(const char *name)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "/dev/shm/%s", name);
+	return access(path, F_OK) == 0;
+}
+
+static inline struct arena_conf huge_conf(const char *name, uint64_t pages)
+{
+	struct arena_conf conf = {.shm_name = name,
+				  .huge_2m = WANT_YES,
+				  .numa = WANT_YES,
+				  .nranges = 1,
+				  .range = {{((node_id){0}), pages * HUGE_PAGE, {{0}}}}};
+
+	return conf;
+}
+
+static inline struct arena *open_ok(const struct arena_conf *conf)
+{
+	struct arena *a = NULL;
+	struct why why = {0};
+
+	if (arena_create(conf, &a, &why))
+		fail_msg("%s", why.text);
+	return a;
+}
+
+static inline void says(const struct why *why, const char *part)
+{
+	if (!strstr(why->text, part))
+		fail_msg("'%s' does not say '%s'", why->text, part);
 }
 
 /* ---- a client -------------------------------------------------------------------------------------------------------- */
