@@ -267,18 +267,10 @@ static bool cheap(struct control *c, const struct task *t)
 	return false;
 }
 
-/* A peer's transfers stay in order because one worker has them all: it moves to the one near its engine, once, and only while
- * nothing of the lane is in flight. */
 static struct worker *lane_worker(struct server *srv, struct peer *p, enum lane lane)
 {
-	if (lane == LANE_TRANSFER) {
-		if (p->next_worker != WORKER_NONE && p->pending[LANE_TRANSFER] == 0) {
-			p->transfer_worker = p->next_worker;
-			p->next_worker = WORKER_NONE;
-		}
-		return &srv->worker[p->transfer_worker != WORKER_NONE ? p->transfer_worker
-								      : p->affinity % srv->ntransfer];
-	}
+	if (lane == LANE_TRANSFER)
+		return &srv->worker[peer_transfer_worker(p, srv->ntransfer)];
 	return &srv->worker[srv->ntransfer + p->affinity % srv->nlookup];
 }
 

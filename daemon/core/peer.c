@@ -111,6 +111,15 @@ struct peer *peers_get(struct peers *p, struct slice id)
 	return x;
 }
 
+uint32_t peer_transfer_worker(struct peer *p, uint32_t n)
+{
+	if (p->next_worker != WORKER_NONE && p->pending[LANE_TRANSFER] == 0) {
+		p->transfer_worker = p->next_worker;
+		p->next_worker = WORKER_NONE;
+	}
+	return p->transfer_worker != WORKER_NONE ? p->transfer_worker : p->affinity % n;
+}
+
 uint32_t peers_count(const struct peers *p)
 {
 	return p->count;

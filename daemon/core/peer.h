@@ -36,6 +36,9 @@ void peers_destroy(struct peers *p);
 /* Finds or makes it; NULL when out of memory or when every peer has requests in flight. */
 struct peer *peers_get(struct peers *p, struct slice id);
 uint32_t peers_count(const struct peers *p);
+/* Which of n transfer workers has the peer's next request. Its transfers stay in order because one worker has them all: it moves
+ * to `next_worker` once, and only while nothing of that lane is in flight. */
+uint32_t peer_transfer_worker(struct peer *p, uint32_t n);
 
 /* Makes sure the peer's dialect is known well enough to act on this request; false: drop it. */
 bool recognise(struct server *srv, struct exec *e, struct peer *p, const struct task *t, uint64_t number);

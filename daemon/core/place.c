@@ -274,8 +274,7 @@ int place_enter(struct server *srv, enum plan_role role, uint32_t index, const c
 	int err;
 
 	srv->placing = false;
-	if (!t || cpus_of_thread(0, 0, &srv->own_cpus) ||
-	    cpus_equal(&srv->own_cpus, &t->cpus))
+	if (!t || cpus_of_thread(0, 0, &srv->own_cpus) || cpus_equal(&srv->own_cpus, &t->cpus))
 		return 0;
 	err = cpus_pin_self(&t->cpus);
 	if (!err) {

@@ -14,6 +14,9 @@
 #define PEER_OWNER   7u
 #define CHUNK_TOKENS 16u
 
+/* Ranges of the arena, on nodes 0, 1, ... by name only. Set before fx_open. */
+static uint32_t fx_ranges = 1;
+
 struct fx {
 	struct server *srv;
 	struct exec *e;
@@ -45,6 +48,9 @@ static inline void fx_server(struct fx *f, enum chash_algorithm algorithm, uint3
 
 	assert_non_null(srv);
 	f->srv = srv;
+	for (; fx_ranges > 1 && ac.nranges < fx_ranges; ac.nranges++)
+		ac.range[ac.nranges] = (struct arena_range_conf){.node = node_of((int)ac.nranges),
+								 .bytes = (arena_mib << 20) / fx_ranges};
 	srv->conf.max_tokens = MAX_TOKENS;
 	srv->conf.l1_read_ttl_seconds = 300;
 	srv->epoll_fd = srv->signal_fd = srv->timer_fd = -1;
