@@ -114,6 +114,25 @@ done""" % (MAP, JOURNAL, JOURNAL, JOURNAL, HUGE % 0, HUGE % 1), timeout=200).spl
     print("# %d of 40 kills left a journal half written" % done.count("half"))
 
 
+@lab.test("a second apply on top of a first: one undo goes back to the very start")
+def on_top():
+    before = settings()
+    json_of(lab.run(NUMA + "apply --json --map 0=32M --pages 2m"))
+    json_of(lab.run(NUMA + "apply --json --map 1=64M --pages 2m"))
+    eq(pages(), [16, 32])
+    json_of(lab.run(NUMA + "undo --json"))
+    eq(settings(), before)
+
+
+@lab.test("undo itself may be killed and run again")
+def killed_undo():
+    before = settings()
+    json_of(lab.run(NUMA + "apply --json --map 0=256M,1=256M --pages 2m"))
+    lab.run("tests/lab/inside/kill_when.py %s %sundo" % (HUGE % 0, NUMA))
+    json_of(lab.run(NUMA + "undo --json"))
+    eq(settings(), before)
+
+
 @lab.test("a half-done apply is refused until it is undone")
 def half_done():
     boot = lab.sh("cat /proc/sys/kernel/random/boot_id").strip()
@@ -150,6 +169,18 @@ def refused():
     result = lab.run(NUMA + "apply --from tests/machines/gpu8.json --l1 64G")
     eq(result.rc, 3, result.err)
     has(result.err, "not for this system")
+    eq(pages(), [3, 0])
+
+
+@lab.test("a journal of before a restart is not obeyed")
+def other_boot():
+    json_of(lab.run(NUMA + "apply --json " + MAP))
+    kept = lab.sh("base64 -w0 " + JOURNAL)
+    for guest in lab.lab.guests:
+        guest.kill()
+    eq(pages(), [3, 0], "after the restart")
+    lab.sh("mkdir -p -m 700 $(dirname %s); umask 077; echo %s | base64 -d >%s" % (JOURNAL, kept, JOURNAL))
+    eq(json_of(lab.run(NUMA + "undo --json"))["writes"], 0, "writes of undo")
     eq(pages(), [3, 0])
 
 
