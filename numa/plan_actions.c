@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#define MOST_NOTES 16u
+
 static struct plan_action *add(struct planner *pl, enum plan_action_kind kind)
 {
 	struct plan_action *actions = plan_grow(pl, pl->p->actions, &pl->p->nactions, sizeof(*actions)), *a;
@@ -172,31 +174,56 @@ static void note_hugetlb_limit(struct planner *pl, const struct layout *ideal)
 	}
 }
 
+/* Pages that node `i` of the shares must have in all; 0: it has them. */
+static uint64_t lacks(const struct planner *pl, const struct layout *ideal, uint32_t i)
+{
+	const struct mach_node *n = &pl->m->nodes[pl->share[i].node];
+	const struct mach_hugepages *h = plan_huge(n, ideal->kind.page);
+	uint64_t need = needed(pl, n, ideal->kind.page, ideal->got[i]);
+
+	return h && need > h->total ? need : 0;
+}
+
+/* On a machine of many nodes a line for each would drown the others. */
+static void note_many(struct planner *pl, const struct layout *ideal, uint32_t nodes)
+{
+	bool demanded = pl->chosen.kind.backing == BACK_HUGETLB && pl->chosen.placed < pl->chosen.asked;
+	char text[256], page[32];
+
+	plan_text(text, sizeof(text), "%u nodes lack huge pages of %s: %llu are wanted in all", nodes,
+		  plan_bytes(ideal->kind.page, page), (unsigned long long)ideal->placed);
+	plan_note_add(pl, demanded ? PLAN_SHORTAGE : PLAN_NOTICE, text,
+		      ideal->kind.page < GIB
+			      ? "lmcache-appliance numa apply, or the lines of lmcache-appliance numa plan"
+			      : "the kernel argument of lmcache-appliance numa plan");
+}
+
 static bool reserve_pages(struct planner *pl)
 {
 	struct layout ideal;
 	struct kind kind;
-	bool any = false;
+	uint32_t nodes = 0;
 
 	if (!target(pl, &kind))
 		return false;
 	plan_ideal(pl, kind, &ideal);
 	note_hugetlb_limit(pl, &ideal);
+	for (uint32_t i = 0; i < pl->nshares; i++)
+		nodes += lacks(pl, &ideal, i) > 0;
+	if (nodes > MOST_NOTES)
+		note_many(pl, &ideal, nodes);
 	for (uint32_t i = 0; i < pl->nshares; i++) {
 		const struct mach_node *n = &pl->m->nodes[pl->share[i].node];
-		const struct mach_hugepages *h = plan_huge(n, kind.page);
-		uint64_t need = needed(pl, n, kind.page, ideal.got[i]);
+		uint64_t need = lacks(pl, &ideal, i);
 
-		if (!h || need <= h->total)
-			continue;
-		any = true;
-		note_pages(pl, n, kind, ideal.got[i], need);
-		if (kind.page < GIB)
+		if (need && nodes <= MOST_NOTES)
+			note_pages(pl, n, kind, ideal.got[i], need);
+		if (need && kind.page < GIB)
 			reserve_now(pl, n, kind, ideal.got[i], need);
 	}
-	if (any)
+	if (nodes)
 		reserve_at_boot(pl, &ideal);
-	return any;
+	return nodes > 0;
 }
 
 static void turn_thp_on(struct planner *pl)

@@ -6,12 +6,17 @@
 #include <errno.h>
 #include <string.h>
 
+/* Those that count for this node: on it, or nearest to it. */
 static void list_gpus(const struct planner *pl, uint32_t node, char *out, size_t cap)
 {
+	uint32_t nodes[ARENA_MAX_RANGES];
+
+	for (uint32_t i = 0; i < pl->nshares; i++)
+		nodes[i] = pl->share[i].node;
 	for (uint32_t i = 0; i < pl->m->ndevices; i++) {
 		const struct mach_device *d = &pl->m->devices[i];
 
-		if (d->kind == DEV_GPU && plan_node_of(pl->m, d) == node)
+		if (d->kind == DEV_GPU && plan_nearest(pl->m, plan_node_of(pl->m, d), nodes, pl->nshares) == node)
 			plan_more(out, cap, " %s", d->name[0] ? d->name : d->pci);
 	}
 }
@@ -43,7 +48,8 @@ static void reason_by_policy(const struct planner *pl, const struct share *s, ch
 			  plan_bytes(pl->m->nodes[s->node].memory_bytes, mine));
 		break;
 	case BY_NICS:
-		plan_text(out, cap, "spread: even over the %u nodes that have NICs (%u here)", weighted(pl), s->here);
+		plan_text(out, cap, "spread: even over the %u node%s with NICs (%u here)", weighted(pl),
+			  weighted(pl) == 1 ? "" : "s", s->here);
 		break;
 	case BY_EVEN:
 		plan_text(out, cap, "spread: no NIC's node is known; even over %u nodes", weighted(pl));

@@ -102,8 +102,9 @@ static void print_pools(const struct plan *p, FILE *out)
 			plan_text(head, sizeof(head), "any node");
 		plan_text(text, sizeof(text), "%s", plan_bytes(pool->bytes, bytes));
 		if (pool->backing == BACK_HUGETLB)
-			plan_more(text, sizeof(text), " = %llu pages, of %llu that are free there",
-				  (unsigned long long)pool->pages, (unsigned long long)pool->pages_free);
+			plan_more(text, sizeof(text), " = %llu page%s, of %llu that are free there",
+				  (unsigned long long)pool->pages, pool->pages == 1 ? "" : "s",
+				  (unsigned long long)pool->pages_free);
 		item(out, 2, 13, head, text);
 		item(out, 4, 13, "because", pool->line.reason);
 		item(out, 4, 13, "from", pool->line.source);

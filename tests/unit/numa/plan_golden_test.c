@@ -119,13 +119,43 @@ static void test_07_troubled(void **state)
 	golden(m, PLAN_LOCAL, 256, "troubled");
 }
 
+/* Machines as captures: what machine_load makes of files, planned for. */
+static const struct {
+	const char *file;
+	enum plan_policy policy;
+	uint64_t gib;
+} captures[] = {
+	{"asym.json", PLAN_LOCAL, 32},   {"cgroup1.json", PLAN_LOCAL, 32}, {"cpuset.json", PLAN_LOCAL, 32},
+	{"cxl.json", PLAN_SPREAD, 32},   {"dgx2.json", PLAN_LOCAL, 512},   {"disputed.json", PLAN_LOCAL, 32},
+	{"epyc8.json", PLAN_SPREAD, 64}, {"gh200.json", PLAN_LOCAL, 64},   {"gpu8.json", PLAN_LOCAL, 256},
+	{"holes.json", PLAN_LOCAL, 16},  {"many.json", PLAN_SPREAD, 64},   {"offline.json", PLAN_PACK, 16},
+	{"plain.json", PLAN_LOCAL, 4},   {"vm.json", PLAN_LOCAL, 8},       {"lab.json", PLAN_LOCAL, 1},
+	{"lstopo.xml", PLAN_LOCAL, 4},
+};
+
+static void test_10_captures(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(captures) / sizeof(captures[0]); i++) {
+		char path[128], name[64];
+		struct machine *m = NULL;
+		struct why why = {0};
+
+		snprintf(path, sizeof(path), "tests/machines/%s", captures[i].file);
+		if (machine_load(path, &m, &why))
+			fail_msg("%s: %s", path, why.text);
+		snprintf(name, sizeof(name), "capture-%.*s", (int)strcspn(captures[i].file, "."), captures[i].file);
+		golden(m, captures[i].policy, captures[i].gib, name);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_01_eight_gpus),  cmocka_unit_test(test_02_eight_gpus_with_pages),
 		cmocka_unit_test(test_03_one_node),    cmocka_unit_test(test_04_grace_hopper),
 		cmocka_unit_test(test_05_epyc_spread), cmocka_unit_test(test_06_epyc_pack),
-		cmocka_unit_test(test_07_troubled),
+		cmocka_unit_test(test_07_troubled),    cmocka_unit_test(test_10_captures),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
