@@ -115,6 +115,16 @@ static struct report *show(const struct query *q)
 	return r;
 }
 
+/* Characters of UTF-8: every byte that continues none. */
+static size_t chars(const char *s)
+{
+	size_t n = 0;
+
+	for (; *s; s++)
+		n += ((unsigned char)*s & 0xc0) != 0x80;
+	return n;
+}
+
 static int check(const struct cli_cmd *cmd, const struct query_opts *o)
 {
 	if (!o->model || !*o->model || strlen(o->model) > WIRE_MAX_NAME)
@@ -122,8 +132,8 @@ static int check(const struct cli_cmd *cmd, const struct query_opts *o)
 			cmd, "--model is required: the name under which the engine registered (see describe kvcache)");
 	if (!o->token_ids == !o->tokens_file)
 		return cli_usage(cmd, "give the prompt by one of --token-ids and --tokens-file");
-	if (strlen(o->salt) > WIRE_MAX_SALT)
-		return cli_usage(cmd, "--cache-salt: at most %d bytes", WIRE_MAX_SALT);
+	if (chars(o->salt) > WIRE_MAX_SALT)
+		return cli_usage(cmd, "--cache-salt: at most %d characters", WIRE_MAX_SALT);
 	if (o->common.url.kind == URL_HTTP)
 		return cli_usage(cmd, "lookups go over ZMQ: give host:port, tcp://host:port or ipc://path");
 	return -1;

@@ -30,6 +30,8 @@ void names_destroy(struct names *t)
 {
 	for (uint32_t i = 1; t->ns && i <= t->ns_hi; i++)
 		mem_free(t->ns[i].model);
+	for (uint32_t i = 1; t->salt && i <= t->salt_hi; i++)
+		mem_free(t->salt[i].text);
 	varray_unmap(t->ns, NAMES_MAX_NS + 1, sizeof(*t->ns));
 	varray_unmap(t->salt, NAMES_MAX_SALTS + 1, sizeof(*t->salt));
 	varray_unmap(t->ns_bucket, BUCKETS, sizeof(uint32_t));
@@ -86,16 +88,16 @@ static uint32_t salt_find(const struct names *t, struct slice text)
 static uint32_t salt_make(struct names *t, struct slice text)
 {
 	uint32_t id = t->salt_unused, *head = &t->salt_bucket[salt_bucket(t, text)];
+	char *copy = id || t->salt_hi < NAMES_MAX_SALTS ? mem_strndup(text.p, text.n) : NULL;
 
+	if (!copy)
+		return 0;
 	if (id)
 		t->salt_unused = t->salt[id].chain;
-	else if (t->salt_hi < NAMES_MAX_SALTS)
-		id = ++t->salt_hi;
 	else
-		return 0;
-	t->salt[id] = (struct salt){.chain = *head, .limit_bytes = UINT64_MAX, .len = (uint8_t)text.n};
-	if (text.n)
-		memcpy(t->salt[id].text, text.p, text.n);
+		id = ++t->salt_hi;
+	t->salt[id] = (struct salt){
+		.chain = *head, .limit_bytes = UINT64_MAX, .len = (uint16_t)text.n, .text = copy};
 	*head = id;
 	return id;
 }
@@ -111,7 +113,8 @@ static void salt_put(struct names *t, uint32_t id)
 	while (*at != id)
 		at = &t->salt[*at].chain;
 	*at = s->chain;
-	s->chain = t->salt_unused;
+	mem_free(s->text);
+	*s = (struct salt){.chain = t->salt_unused};
 	t->salt_unused = id;
 }
 

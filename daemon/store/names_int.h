@@ -15,7 +15,7 @@
 #define NAMES_MAX_SALTS 131072u /* every namespace its own, and as many again with a quota only */
 #define NAMES_MAX_QUOTA 4096u   /* walked when room is short */
 #define NAMES_MAX_MODEL 4096u   /* bytes */
-#define NAMES_MAX_SALT  128u    /* bytes; the protocol's own limit */
+#define NAMES_MAX_SALT  512u    /* bytes: the protocol's 128 characters, each of up to four */
 
 struct lru {
 	uint32_t oldest, youngest;
@@ -39,8 +39,8 @@ struct salt {
 	struct lru lru;
 	uint64_t heap_key;
 	uint32_t heap_at; /* position + 1 in the order of salts; 0 = not in it */
-	uint8_t len;
-	char text[NAMES_MAX_SALT];
+	uint16_t len;
+	char *text;
 };
 
 struct names {

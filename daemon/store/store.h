@@ -72,7 +72,7 @@ void store_destroy(struct store *s);
 /* ---- namespaces ---------------------------------------------------------------------------------------------- */
 
 /* Finds or makes the namespace and takes a reference; 0 when the table is full (65536), memory is out, or a text is too long
- * (model 4096 bytes, salt 128). A namespace goes away with its last reference and last object. Its salt groups it with others
+ * (model 4096 bytes, salt 512). A namespace goes away with its last reference and last object. Its salt groups it with others
  * for IsolatedLRU. */
 store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
 /* As above without making one: 0 when unknown (then no object can exist). */
@@ -135,12 +135,12 @@ int store_delete(struct store *s, store_ns ns, const struct store_hash *hash, bo
 /* Watermark eviction and quotas; call about once a second. Returns the bytes freed. */
 uint64_t store_tick(struct store *s, uint64_t now_ms);
 
-/* 0, -EINVAL (salt longer than 128 bytes), -ENOSPC (more than 4096 quotas).
+/* 0, -EINVAL (salt longer than 512 bytes), -ENOSPC (more than 4096 quotas, or no memory).
  * IsolatedLRU: soft limits per salt. A salt over its limit is cut back to it at the next tick; under pressure salts without
  * a quota, then those furthest over theirs, give way first. bytes = UINT64_MAX removes the quota. */
 int store_quota_set(struct store *s, struct slice salt, uint64_t bytes);
 struct store_quota {
-	char salt[132];
+	char salt[516];
 	uint64_t limit_bytes; /* UINT64_MAX = none */
 	uint64_t used_bytes;
 };

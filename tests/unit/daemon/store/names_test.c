@@ -81,6 +81,11 @@ static void test_3_long_texts_are_refused(void **state)
 	assert_int_not_equal(names_ns(&t, slice_of(big, sizeof(big) - 1), 0, 0, slice_of(big, NAMES_MAX_SALT), true),
 			     0);
 	t.ns[1].refs = 1;
+	for (size_t i = 0; i < NAMES_MAX_SALT; i += 4) /* 128 characters of four bytes are a salt like any other */
+		memcpy(big + i, "\xf0\x9f\x94\x91", 4);
+	assert_int_equal(names_quota_set(&t, slice_of(big, NAMES_MAX_SALT), 1, &salt), 0);
+	assert_int_not_equal(salt, 0);
+	assert_memory_equal(t.salt[salt].text, big, NAMES_MAX_SALT);
 	names_check(&t);
 	names_destroy(&t);
 }
