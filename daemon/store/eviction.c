@@ -240,7 +240,7 @@ static uint32_t take_oldest(const struct store *s, const struct lru *l, uint32_t
 /* The oldest of all ranges together: their lists, each in order, merged. */
 static uint32_t merge_oldest(struct store *s, uint32_t *ids, uint32_t max)
 {
-	uint32_t at[ARENA_MAX_RANGES], n = 0;
+	uint32_t at[ARENA_MAX_RANGES] = {0}, n = 0;
 
 	for (uint32_t i = 0; i < s->slots.nranges; i++)
 		at[i] = s->lru[i].oldest;
