@@ -420,3 +420,16 @@ void facts_note(struct facts *f, const char *key, const char *text)
 {
 	f->oom |= json_object_set_new(f->values, key, json_string(text)) != 0;
 }
+
+void facts_copy(char *out, size_t cap, const char *text)
+{
+	size_t n = 0;
+
+	while (text && *text == ' ')
+		text++;
+	for (; text && text[n] && n + 1 < cap; n++)
+		out[n] = text[n] >= ' ' && text[n] < 0x7f ? text[n] : '?';
+	while (n && out[n - 1] == ' ')
+		n--;
+	out[n] = '\0';
+}

@@ -55,4 +55,7 @@ void facts_dir_free(struct facts_dir *d);
 int facts_value(const struct facts *f, const char *key, char *buf, size_t cap);
 void facts_note(struct facts *f, const char *key, const char *text);
 
+/* One line of printable text, without blanks around it, cut to fit; NULL is empty. */
+void facts_copy(char *out, size_t cap, const char *text);
+
 #endif

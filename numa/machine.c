@@ -80,53 +80,26 @@ const char *fact_source_name(enum fact_source s)
 	return (size_t)s < sizeof(names) / sizeof(names[0]) ? names[s] : "?";
 }
 
-/* ---- loading ---- */
-
-int machine_hwloc_load(const char *xml, size_t bytes, hwloc_topology_t *out, struct why *why)
-{
-	hwloc_topology_t hw;
-
-	if (hwloc_topology_init(&hw))
-		return why_set(why, -ENOMEM, "machine: hwloc cannot start: out of memory");
-	/* Nodes and CPUs that our cpuset hides are listed too: "hidden" and "absent" are different answers. */
-	if ((xml && hwloc_topology_set_xmlbuffer(hw, xml, (int)bytes)) ||
-	    hwloc_topology_set_flags(hw, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED) ||
-	    hwloc_topology_set_io_types_filter(hw, HWLOC_TYPE_FILTER_KEEP_ALL) || hwloc_topology_load(hw)) {
-		hwloc_topology_destroy(hw);
-		if (xml)
-			return why_set(why, -EPROTO,
-				       "machine: hwloc does not accept this XML (it must be of version 2: lstopo of "
-				       "hwloc 2, or lstopo --export-xml-flags v2)");
-		return why_set(why, -EIO, "machine: hwloc cannot read this system's topology");
-	}
-	*out = hw;
-	return 0;
-}
+/* ---- filling ---- */
 
 static void read_names(struct build *b)
 {
 	struct machine *m = b->m;
-	char vendor[48], product[48], release[64];
+	char vendor[48], product[48], release[64], machine[24];
 	hwloc_obj_t root = hwloc_get_root_obj(b->hw);
-	const char *arch = hwloc_obj_get_info_by_name(root, "Architecture");
 	const char *host = hwloc_obj_get_info_by_name(root, "HostName");
 
 	if (facts_read(b->facts, m->host, sizeof(m->host), "/proc/sys/kernel/hostname") <= 0)
-		snprintf(m->host, sizeof(m->host), "%s", host ? host : "");
-	if (facts_read(b->facts, release, sizeof(release), "/proc/sys/kernel/osrelease") <= 0) {
-		const char *r = hwloc_obj_get_info_by_name(root, "OSRelease");
-
-		snprintf(release, sizeof(release), "%s", r ? r : "");
-	}
-	snprintf(m->kernel, sizeof(m->kernel), "%s%s%.24s", release, release[0] && arch ? " " : "", arch ? arch : "");
+		facts_copy(m->host, sizeof(m->host), host);
+	if (facts_read(b->facts, release, sizeof(release), "/proc/sys/kernel/osrelease") <= 0)
+		facts_copy(release, sizeof(release), hwloc_obj_get_info_by_name(root, "OSRelease"));
+	facts_copy(machine, sizeof(machine), hwloc_obj_get_info_by_name(root, "Architecture"));
+	snprintf(m->kernel, sizeof(m->kernel), "%s%s%s", release, release[0] && machine[0] ? " " : "", machine);
 	facts_read(b->facts, vendor, sizeof(vendor), "/sys/class/dmi/id/sys_vendor");
 	facts_read(b->facts, product, sizeof(product), "/sys/class/dmi/id/product_name");
 	if (!product[0]) {
-		const char *v = hwloc_obj_get_info_by_name(root, "DMISysVendor");
-		const char *p = hwloc_obj_get_info_by_name(root, "DMIProductName");
-
-		snprintf(vendor, sizeof(vendor), "%s", v ? v : "");
-		snprintf(product, sizeof(product), "%s", p ? p : "");
+		facts_copy(vendor, sizeof(vendor), hwloc_obj_get_info_by_name(root, "DMISysVendor"));
+		facts_copy(product, sizeof(product), hwloc_obj_get_info_by_name(root, "DMIProductName"));
 	}
 	snprintf(m->board, sizeof(m->board), "%s%s%s", vendor, vendor[0] && product[0] ? " " : "", product);
 }

@@ -46,6 +46,8 @@ void pci_link_speed(struct build *b, struct mach_device *d, hwloc_obj_t obj);
 /* The whole-machine text of a capture that is read: hwloc's XML is put into `xml`, borrowed from `root`. */
 int capture_open(json_t *root, struct facts **out, const char **xml, struct why *why);
 
+/* The text of a file called `path`; a byte of 0 follows it. */
+int machine_load_text(const char *text, size_t bytes, const char *path, struct machine **out, struct why *why);
 int machine_fill(struct build *b);
 int machine_hwloc_load(const char *xml, size_t bytes, hwloc_topology_t *out, struct why *why);
 

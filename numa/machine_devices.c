@@ -193,25 +193,12 @@ static bool kind_of(struct scan *s, const struct func *f, enum mach_device_kind 
 	return true;
 }
 
-static void copy(char *out, size_t cap, const char *text)
-{
-	size_t n = 0;
-
-	while (text && *text == ' ')
-		text++;
-	for (; text && text[n] && n + 1 < cap; n++)
-		out[n] = text[n] >= ' ' && text[n] < 0x7f ? text[n] : '?';
-	while (n && out[n - 1] == ' ')
-		n--;
-	out[n] = '\0';
-}
-
 static void copy_info(char *out, size_t cap, hwloc_obj_t o, const char *key)
 {
 	const char *v = o ? hwloc_obj_get_info_by_name(o, key) : NULL;
 
 	if (!out[0] && v)
-		copy(out, cap, v);
+		facts_copy(out, cap, v);
 }
 
 static void name_network(struct scan *s, struct mach_device *d, const struct func *f, char *via, size_t cap)
@@ -223,10 +210,10 @@ static void name_network(struct scan *s, struct mach_device *d, const struct fun
 	if (rdma && rdma->netdev[0])
 		snprintf(via, cap, "%s on %s", rdma->name, rdma->netdev);
 	if (d->kind == DEV_RDMA) {
-		copy(d->name, sizeof(d->name), rdma ? rdma->name : oi ? oi->name : netdev);
-		copy(d->netdev, sizeof(d->netdev), netdev);
+		facts_copy(d->name, sizeof(d->name), rdma ? rdma->name : oi ? oi->name : netdev);
+		facts_copy(d->netdev, sizeof(d->netdev), netdev);
 	} else {
-		copy(d->name, sizeof(d->name), netdev);
+		facts_copy(d->name, sizeof(d->name), netdev);
 	}
 }
 
@@ -255,11 +242,11 @@ static void name_drive(struct scan *s, struct mach_device *d, const struct func 
 	uint64_t sectors;
 
 	if (c) {
-		copy(d->name, sizeof(d->name), c->name);
+		facts_copy(d->name, sizeof(d->name), c->name);
 		if (facts_read(facts, text, sizeof(text), "/sys/class/nvme/%s/model", c->name) > 0)
-			copy(d->model, sizeof(d->model), text);
+			facts_copy(d->model, sizeof(d->model), text);
 		if (facts_read(facts, text, sizeof(text), "/sys/class/nvme/%s/serial", c->name) > 0)
-			copy(d->serial, sizeof(d->serial), text);
+			facts_copy(d->serial, sizeof(d->serial), text);
 		if (facts_list(facts, &dir, "/sys/class/nvme/%s", c->name) == 0) {
 			bool found = false;
 
@@ -272,7 +259,7 @@ static void name_drive(struct scan *s, struct mach_device *d, const struct func 
 	} else if (o) {
 		const char *kib = hwloc_obj_get_info_by_name(o, "Size");
 
-		copy(d->name, sizeof(d->name), o->name);
+		facts_copy(d->name, sizeof(d->name), o->name);
 		d->bytes = kib ? strtoull(kib, NULL, 10) << 10 : 0;
 	}
 	copy_info(d->model, sizeof(d->model), o, "Model");
@@ -311,7 +298,7 @@ static void describe_gpu(struct scan *s, struct mach_device *d, const struct fun
 		at += 6;
 		at += strspn(at, " \t");
 		at[strcspn(at, "\n")] = '\0';
-		copy(d->model, sizeof(d->model), at);
+		facts_copy(d->model, sizeof(d->model), at);
 	}
 	mem_free(text);
 	if (facts_u64(facts, &d->bytes, PCI_DIR "/%s/mem_info_vram_total", d->pci))
@@ -353,8 +340,8 @@ static void add_placeless(struct scan *s)
 		d->kind = DEV_RDMA;
 		d->node = NODE_UNKNOWN;
 		d->root_complex = UINT32_MAX;
-		copy(d->name, sizeof(d->name), r->name);
-		copy(d->netdev, sizeof(d->netdev), r->netdev);
+		facts_copy(d->name, sizeof(d->name), r->name);
+		facts_copy(d->netdev, sizeof(d->netdev), r->netdev);
 	}
 }
 

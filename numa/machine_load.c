@@ -161,19 +161,21 @@ static int load_capture(const char *text, size_t bytes, struct machine **out, st
 	return r;
 }
 
-static int load_text(const char *text, size_t bytes, const char *path, struct machine **out, struct why *why)
+int machine_load_text(const char *text, size_t bytes, const char *path, struct machine **out, struct why *why)
 {
 	size_t at = strspn(text, " \t\r\n");
 	const char *base = strrchr(path, '/');
+	char name[200];
 	bool json = text[at] == '{';
 	int r;
 
 	if (!json && text[at] != '<')
 		return why_set(why, -EPROTO, "it is neither a capture (JSON) nor an hwloc XML");
 	r = json ? load_capture(text, bytes, out, why) : load_xml(text, bytes, out, why);
-	if (r == 0)
-		snprintf((*out)->source, sizeof((*out)->source), "%s %.200s", json ? "capture" : "XML file",
-			 base ? base + 1 : path);
+	if (r == 0) {
+		facts_copy(name, sizeof(name), base ? base + 1 : path);
+		snprintf((*out)->source, sizeof((*out)->source), "%s %s", json ? "capture" : "XML file", name);
+	}
 	return r;
 }
 
@@ -197,7 +199,7 @@ int machine_load(const char *path, struct machine **out, struct why *why)
 	r = read_whole(path, &text, &bytes, why);
 	if (r)
 		return r;
-	r = load_text(text, bytes, path, out, why);
+	r = machine_load_text(text, bytes, path, out, why);
 	if (r)
 		why_prefix(why, "%.200s", path);
 	mem_free(text);
