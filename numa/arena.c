@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -178,42 +179,87 @@ static int make_huge(struct arena *a, const struct arena_conf *conf, uint64_t pa
 	return err;
 }
 
-/* The word in brackets is the setting; newer kernels have one more per size, which may say "inherit". */
-static bool setting_allows(const char *path, bool *inherit)
+/* ---- transparent huge pages --------------------------------------------------------------------------------------- */
+
+/* The word in brackets is the setting. False: no such file. */
+static bool setting(const char *path, char word[24])
 {
-	static const char *const on[] = {"[always]", "[within_size]", "[advise]", "[madvise]", "[force]"};
 	char text[128];
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
+	word[0] = '\0';
 	if (fd >= 0)
 		close(fd);
-	*inherit = n <= 0;
 	if (n <= 0)
 		return false;
 	text[n] = '\0';
-	*inherit = strstr(text, "[inherit]") != NULL;
+	const char *open_bracket = strchr(text, '[');
+	if (open_bracket)
+		snprintf(word, 24, "%.*s", (int)strcspn(open_bracket + 1, "]"), open_bracket + 1);
+	return true;
+}
+
+static bool is_on(const char *word)
+{
+	static const char *const on[] = {"always", "within_size", "advise", "madvise", "force"};
+
 	for (size_t i = 0; i < sizeof(on) / sizeof(on[0]); i++) {
-		if (strstr(text, on[i]))
+		if (strcmp(word, on[i]) == 0)
 			return true;
 	}
 	return false;
 }
 
+/* Files of a tmpfs go by its mount's huge= option; shmem_enabled is for memory without a mount, except that "force" and "deny"
+ * hold for all. */
+static int check_thp_shm(struct why *why)
+{
+	FILE *f = setmntent("/proc/self/mounts", "re");
+	char word[24], buf[4096], huge[24] = "";
+	struct mntent m;
+
+	setting(THP "shmem_enabled", word);
+	while (f && getmntent_r(f, &m, buf, sizeof(buf))) {
+		const char *option = strcmp(m.mnt_dir, "/dev/shm") == 0 ? hasmntopt(&m, "huge") : NULL;
+
+		if (strcmp(m.mnt_dir, "/dev/shm") == 0) /* the last one is on top */
+			snprintf(huge, sizeof(huge), "%.*s", option ? (int)strcspn(option + 5, ",") : 0,
+				 option ? option + 5 : "");
+	}
+	if (f)
+		endmntent(f);
+	if (strcmp(word, "force") == 0 || (is_on(huge) && strcmp(word, "deny") != 0))
+		return 0;
+	if (strcmp(word, "deny") == 0)
+		return why_set(why, -EOPNOTSUPP,
+			       "transparent huge pages are off for all shared memory: echo advise > " THP
+			       "shmem_enabled");
+	return why_set(why, -EOPNOTSUPP,
+		       "transparent huge pages are off for /dev/shm; on: mount -o remount,huge=advise /dev/shm");
+}
+
+/* Newer kernels have one more setting per size, which may say "inherit". */
+static int check_thp_anonymous(struct why *why)
+{
+	char word[24];
+
+	if (!setting(THP "hugepages-2048kB/enabled", word) || strcmp(word, "inherit") == 0)
+		setting(THP "enabled", word);
+	if (is_on(word))
+		return 0;
+	return why_set(why, -EOPNOTSUPP, "transparent huge pages are off; on: echo madvise > " THP "enabled");
+}
+
 static int check_thp(const struct arena *a, struct why *why)
 {
-	const char *file = a->name[0] ? THP "shmem_enabled" : THP "enabled";
-	bool inherit, unused;
-
-	if (setting_allows(a->name[0] ? THP "hugepages-2048kB/shmem_enabled" : THP "hugepages-2048kB/enabled",
-			   &inherit) ||
-	    (inherit && setting_allows(file, &unused)))
-		return 0;
-	if (access(file, F_OK) != 0)
-		return why_set(why, -EOPNOTSUPP, "this kernel has no transparent huge pages: %s does not exist", file);
-	return why_set(why, -EOPNOTSUPP, "transparent huge pages are off here: %s; on: echo %s > %s", file,
-		       a->name[0] ? "advise" : "madvise", file);
+	if (access(THP "enabled", F_OK) != 0)
+		return why_set(why, -EOPNOTSUPP,
+			       "this kernel has no transparent huge pages: " THP "enabled does not exist");
+	return a->name[0] ? check_thp_shm(why) : check_thp_anonymous(why);
 }
+
+/* ---- choosing ------------------------------------------------------------------------------------------------------- */
 
 static int make_shm(struct arena *a, const struct arena_conf *conf, enum plan_backing backing, struct why *why)
 {

@@ -10,12 +10,12 @@
 #define HUGE_FS 0x958458f6
 
 static struct reserved reserved;
-static bool have;
+static bool have, alone;
 
 static int get_pages(void **state)
 {
 	(void)state;
-	stand_alone();
+	alone = stand_alone();
 	have = reserve_huge(&reserved, PAGES);
 	return 0;
 }
@@ -446,6 +446,67 @@ static void test_11_out_of_memory(void **state)
 	assert_int_equal(huge_free(), before);
 }
 
+/* ---- transparent huge pages -------------------------------------------------------------------------------------------- */
+
+/* Of ours, kB, as the kernel counts them in the mapping. */
+static long pmd_mapped(const struct arena *a)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	char line[512], begin[32];
+	bool inside = false;
+	long kb = 0, sum = 0;
+
+	snprintf(begin, sizeof(begin), "%lx-", (unsigned long)(uintptr_t)arena_base(a));
+	while (f && fgets(line, sizeof(line), f)) {
+		if (strchr(line, '-') && strstr(line, " rw"))
+			inside = strncmp(line, begin, strlen(begin)) == 0;
+		if (inside && sscanf(line, "ShmemPmdMapped: %ld", &kb) == 1)
+			sum += kb;
+	}
+	if (f)
+		fclose(f);
+	return sum;
+}
+
+static void thp(void *arg)
+{
+	struct arena_conf conf = {.bytes = 32 * MIB, .shm_name = name_of("thp"), .thp = WANT_TRY};
+	enum plan_backing *got = arg;
+	struct arena *a = open_ok(&conf);
+
+	*got = arena_backing(a);
+	assert_int_equal(arena_fallbacks(a), *got == BACK_SHM);
+	assert_int_equal(pmd_mapped(a), *got == BACK_SHM ? 0 : 32 * 1024);
+	arena_destroy(a);
+}
+
+/* A tmpfs has them by its mount option, whatever shmem_enabled says (but for deny and force). */
+static void test_12_transparent_huge_pages_of_dev_shm(void **state)
+{
+	struct arena_conf conf = {.bytes = 32 * MIB, .shm_name = name_of("thp"), .thp = WANT_YES};
+	enum plan_backing got = BACK_HUGETLB;
+	struct why why = {0};
+	struct arena *a;
+	char word[128] = "";
+	(void)state;
+
+	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re");
+	if (!alone || !f || !fgets(word, sizeof(word), f) || strstr(word, "[force]") || strstr(word, "[deny]")) {
+		printf("# skip: needs a /dev/shm of our own and a kernel with transparent huge pages\n");
+		skip();
+	}
+	fclose(f);
+	assert_int_equal(mount("none", "/dev/shm", NULL, MS_REMOUNT, "huge=never"), 0);
+	assert_int_equal(arena_create(&conf, &a, &why), -EOPNOTSUPP);
+	says(&why, "mount -o remount,huge=advise /dev/shm");
+	assert_false(exists(conf.shm_name));
+	assert_int_equal(warnings_of(thp, &got), 1);
+	assert_int_equal(got, BACK_SHM);
+	assert_int_equal(mount("none", "/dev/shm", NULL, MS_REMOUNT, "huge=advise"), 0);
+	assert_int_equal(warnings_of(thp, &got), 0);
+	assert_int_equal(got, BACK_SHM_THP);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -460,6 +521,7 @@ int main(void)
 		cmocka_unit_test(test_09_a_limit_of_our_cgroup_is_named),
 		cmocka_unit_test(test_10_without_mounts_there_is_no_name),
 		cmocka_unit_test(test_11_out_of_memory),
+		cmocka_unit_test(test_12_transparent_huge_pages_of_dev_shm),
 	};
 
 	return cmocka_run_group_tests(tests, get_pages, put_pages);

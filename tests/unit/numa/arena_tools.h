@@ -190,13 +190,13 @@ static inline bool refuse(long nr, int err, long arg2)
 /* ---- set-up -------------------------------------------------------------------------------------------------------- */
 
 /* Mounts and names of our own, so that daemons of other tests neither see nor clean them. */
-static inline void stand_alone(void)
+static inline bool stand_alone(void)
 {
 	char line[1024], dir[256];
 
 	if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
 	    mount("none", "/dev/shm", "tmpfs", 0, "size=2G") != 0)
-		return; /* tests that need mounts will say so */
+		return false; /* tests that need mounts will say so */
 	FILE *f = fopen("/proc/self/mounts", "re");
 	while (f && fgets(line, sizeof(line), f)) {
 		if (strstr(line, " hugetlbfs ") && sscanf(line, "%*s %255s", dir) == 1)
@@ -204,6 +204,7 @@ static inline void stand_alone(void)
 	}
 	if (f)
 		fclose(f);
+	return true;
 }
 
 static inline bool exists(const char *name)
