@@ -26,7 +26,7 @@ const struct cli_cmd cli_commands[] = {
 	{"numa", "check", "Compare machine and limits with the plan; each finding with its remedy", LATER},
 	{"numa", "apply", "Do what the plan asks of the system (root)", cmd_numa_apply},
 	{"numa", "undo", "Put back what apply found (root)", cmd_numa_undo},
-	{"numa", "verify", "Look where pages and threads of the running server really are", LATER},
+	{"numa", "verify", "Look where pages and threads of the running server really are", cmd_numa_verify},
 	{"numa", "capture", "Write the machine to a file that the other commands read with --from", LATER},
 	{"numa", "measure", "Measure copies between nodes and devices", cmd_numa_measure},
 	{"quota", "set", "Limit the bytes of a cache salt", LATER},
