@@ -160,6 +160,8 @@ static void want_packed(const struct planner *pl, struct layout *l, uint64_t uni
 			if (!done[i] && (best == NO_INDEX || pl->share[i].order < pl->share[best].order))
 				best = i;
 		}
+		if (best == NO_INDEX)
+			break;
 		done[best] = true;
 		l->want[best] = units < l->cap[best] ? units : l->cap[best];
 		units -= l->want[best];
@@ -313,7 +315,9 @@ static uint32_t kinds(const struct planner *pl, struct kind list[4], bool *must)
 
 	*must = true;
 	for (uint32_t i = 0; i < 3; i++) {
-		if (wants[i] == WANT_YES || (wants[i] == WANT_TRY && (i < 2 || plan_thp_works(pl->m))))
+		bool works = all[i].backing == BACK_HUGETLB || plan_thp_works(pl->m);
+
+		if (wants[i] == WANT_YES || (wants[i] == WANT_TRY && works))
 			list[n++] = all[i];
 		if (wants[i] == WANT_YES)
 			return n;

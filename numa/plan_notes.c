@@ -172,14 +172,12 @@ static void note_binding(struct planner *pl)
 	bool yes = pl->p->conf.numa == WANT_YES;
 	struct words w = {{0}, {0}};
 
-	if (pl->p->conf.numa == WANT_NO)
+	if (pl->p->conf.numa == WANT_NO || (pl->unbound && !pl->blind))
 		return;
 	if (pl->blind) {
 		plan_text(w.text, sizeof(w.text), "no node's memory is known (%s), so L1 is bound to none",
 			  pl->m->source);
 		plan_text(w.remedy, sizeof(w.remedy), "mount /sys, or state numa=no");
-	} else if (pl->unbound) {
-		return;
 	} else if (lim->mbind == PROBE_DENIED) {
 		plan_text(w.text, sizeof(w.text), "mbind is denied (EPERM, a seccomp profile): %s",
 			  yes ? "numa=yes cannot be met"

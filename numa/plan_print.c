@@ -42,7 +42,6 @@ static void item(FILE *out, size_t indent, size_t column, const char *head, cons
 
 	if (len + 1 > column) {
 		fprintf(out, "%*s%s\n%*s", (int)indent, "", head, (int)column, "");
-		len = column;
 	} else {
 		fprintf(out, "%*s%s%*s", (int)indent, "", head, (int)(column - len), "");
 	}

@@ -211,9 +211,6 @@ static void add_device(struct crew *c, enum plan_role role, const struct mach_de
 	struct plan_thread *t;
 	const char *name = d->name[0] ? d->name : d->pci;
 
-	/* One node with CPUs is near to everything, but to claim so would hide that nobody knows. */
-	if (from == NO_INDEX)
-		home = NO_INDEX;
 	t = add(c, role, home);
 	if (!t)
 		return;

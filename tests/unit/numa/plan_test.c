@@ -193,6 +193,13 @@ static void test_04_spread(void **state)
 	assert_int_equal(p->npools, 3);
 	assert_int_equal(bytes_on(p, 2), 0);
 	assert_int_equal(bytes_on(p, 3), 4 * GIB);
+	plan_destroy(p);
+	/* Five pages for three nodes: the remainder goes to the first ones. */
+	p = make(m, wish(PLAN_SPREAD, 5 * PAGE_2M + 4096));
+	assert_int_equal(bytes_on(p, 0), 2 * PAGE_2M);
+	assert_int_equal(bytes_on(p, 1), 2 * PAGE_2M);
+	assert_int_equal(bytes_on(p, 3), PAGE_2M);
+	assert_int_equal(p->shortage_bytes, 0);
 	end(m, p);
 }
 
