@@ -193,9 +193,30 @@ static int add_notes(const struct server *srv, struct status_numa *out)
 	return 0;
 }
 
+static bool has_pages(const struct machine *m, uint64_t page_bytes)
+{
+	for (uint32_t i = 0; i < m->nnodes; i++)
+		for (uint32_t k = 0; k < m->nodes[i].nhuge; k++)
+			if (m->nodes[i].huge[k].page_bytes == page_bytes && m->nodes[i].huge[k].total)
+				return true;
+	return false;
+}
+
+/* Huge pages that are wanted and there, but too few, so that the plan took smaller ones: the plan's warning is the line in the
+ * log. The arena, which would count a fallback, is not asked for them. */
+static uint32_t smaller_pages(const struct server *srv)
+{
+	const struct plan *p = srv->plan;
+	const struct plan_pool *pool = &p->pools[0];
+	uint64_t got = pool->backing == BACK_HUGETLB ? pool->page_bytes : 0;
+
+	return (p->conf.huge_1g && got < 1ull << 30 && has_pages(srv->machine, 1ull << 30)) +
+	       (p->conf.huge_2m && got < 2ull << 20 && has_pages(srv->machine, 2ull << 20));
+}
+
 static uint64_t fallbacks(const struct server *srv)
 {
-	return (uint64_t)arena_fallbacks(srv->arena) + srv->unplaced;
+	return (uint64_t)arena_fallbacks(srv->arena) + srv->unplaced + smaller_pages(srv);
 }
 
 int place_status(struct server *srv, struct status *out)
