@@ -4,7 +4,8 @@
  * to all committed; the limit is memset of the same bytes by the same number of threads right after, when all pages are there:
  * prefaulting has to write every byte once too. The ratio is the median over the passes of ratios of such neighbours.
  *
- * Huge pages are used when free; as root those that lack are reserved for the run, at most 1 GiB, and given back.
+ * Huge pages are used when free; as root those that lack are reserved for the run, at most 1 GiB, and given back, and shared
+ * memory is a tmpfs of our own with huge=advise.
  *
  * arena_bench [MiB] [passes]
  */
@@ -13,10 +14,12 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -189,6 +192,13 @@ static void write_count(const char *path, long count)
 	close(fd);
 }
 
+/* Whether a machine's /dev/shm has transparent huge pages is its operator's choice; as root we bring one that has. */
+static void own_shm(void)
+{
+	if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
+		(void)mount("none", "/dev/shm", "tmpfs", 0, "huge=advise");
+}
+
 /* The child measures; the parent is there to give the pages back whatever becomes of it. */
 int main(int argc, char **argv)
 {
@@ -217,6 +227,7 @@ int main(int argc, char **argv)
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		signal(SIGINT, SIG_DFL);
+		own_shm();
 		exit(rows(&b) ? 0 : 1);
 	}
 	int wait_status = -1;
