@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PATH_CAP 512
+#define PATH_CAP 1024
 
 struct facts {
 	const char *root; /* NULL: no files but the record */

@@ -20,7 +20,7 @@
 /* Where one controller's files of our cgroup are. */
 struct cgroup_dir {
 	uint32_t version; /* 0: not there */
-	char mount[256], path[256];
+	char mount[256], path[512];
 };
 
 struct mount {
@@ -76,7 +76,7 @@ static bool has_word(const char *list, const char *word)
 static bool cgroup_path(const char *text, const char *controller, char *out, size_t cap)
 {
 	for (const char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
-		char entry[512], *list, *path;
+		char entry[1024], *list, *path;
 
 		snprintf(entry, sizeof(entry), "%.*s", (int)strcspn(line, "\n"), line);
 		list = strchr(entry, ':');
@@ -96,6 +96,9 @@ static void strip_root(struct cgroup_dir *d, const char *root)
 {
 	size_t n = strlen(root);
 
+	/* From outside our namespace: no such directory is shown to us. */
+	if (strstr(d->path, "/.."))
+		d->path[0] = '\0';
 	if (strcmp(root, "/") == 0)
 		return;
 	if (strncmp(d->path, root, n) == 0 && (d->path[n] == '/' || d->path[n] == '\0'))
@@ -148,14 +151,14 @@ static void walk_up(struct facts *f, const struct cgroup_dir *d, const char *max
 		    struct limit *out)
 {
 	uint64_t room = NO_LIMIT;
-	char path[256];
+	char path[512];
 
 	*out = (struct limit){.max = NO_LIMIT};
 	if (d->version == 0)
 		return;
 	memcpy(path, d->path, sizeof(path));
 	for (uint32_t level = 0; level < CGROUP_UP; level++) {
-		char file[640], *slash;
+		char file[900], *slash;
 		uint64_t max, used;
 
 		while (path[0] && path[strlen(path) - 1] == '/')
@@ -242,6 +245,7 @@ static void cgroup_limits(struct facts *f, const struct machine *m, const char *
 	char *cgroups = facts_text(f, "/proc/self/cgroup");
 	struct cgroup_dir memory = {0}, hugetlb = {0};
 	struct limit l = {.max = NO_LIMIT};
+	char path[512];
 
 	if (cgroups && mounts) {
 		find_cgroup(cgroups, mounts, "memory", &memory);
