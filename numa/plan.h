@@ -32,8 +32,9 @@ struct plan_conf {
 	enum plan_policy policy;
 	uint64_t l1_bytes;   /* rounded down to whole pages, of at least 2 MiB */
 	enum plan_want numa; /* bind pools to nodes */
-	/* Tried from the largest to the smallest; all pools get the same, for the arena is one file. YES ends the list: nothing
-	 * smaller is taken, and what does not fit is a shortage. */
+	/* Tried from the largest to the smallest; all pools get the same, for the arena is one file. A size with TRY is taken
+	 * when all of L1 fits and rounding to it changes no share by more than a sixteenth. YES ends the list: nothing smaller
+	 * is taken, and what does not fit is a shortage. */
 	enum plan_want huge_1g, huge_2m, thp;
 	uint32_t transfer_workers, lookup_workers; /* in all; 0 = the plan chooses */
 	/* manual: what each node gets; bytes 0 with all nodes listed = even */

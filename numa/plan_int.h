@@ -85,7 +85,7 @@ uint32_t plan_nearest(const struct machine *m, uint32_t from, const uint32_t *no
 /* plan_share.c */
 int plan_shares(struct planner *pl);
 /* plan_layout.c */
-int plan_choose(struct planner *pl);
+void plan_choose(struct planner *pl);
 /* As if pages of `kind` could be reserved wherever there is memory; shares by memory when the pool is unbound. */
 void plan_ideal(const struct planner *pl, struct kind kind, struct layout *out);
 struct kind plan_kind(enum plan_backing backing, uint64_t page);

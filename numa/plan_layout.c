@@ -296,16 +296,33 @@ void plan_ideal(const struct planner *pl, struct kind kind, struct layout *out)
 	finish(pl, out);
 }
 
-/* A page size whose rounding loses more than a sixteenth of L1 is no better than a smaller one. */
+/* Rounding to this page size loses more than a sixteenth of L1. */
 static bool wasteful(const struct planner *pl, const struct layout *l)
 {
-	uint64_t lost = pl->p->conf.l1_bytes - l->asked * l->kind.unit;
+	uint64_t l1 = pl->p->conf.l1_bytes;
 
-	return lost > pl->p->conf.l1_bytes / 16;
+	return l1 - l->asked * l->kind.unit > l1 / 16;
+}
+
+/* Rounding to this page size changes a node's share by more than a sixteenth. */
+static bool coarse(const struct planner *pl, const struct layout *l)
+{
+	struct layout fine = {.kind = plan_kind(BACK_SHM, ARENA_PAGE)};
+
+	if (l->kind.unit == SHM_UNIT || pl->unbound || pl->basis == BY_NEARNESS)
+		return false;
+	want(pl, &fine, pl->p->conf.l1_bytes / SHM_UNIT);
+	for (uint32_t i = 0; i < pl->nshares; i++) {
+		uint64_t exact = fine.want[i] * SHM_UNIT, rounded = l->want[i] * l->kind.unit;
+
+		if ((exact > rounded ? exact - rounded : rounded - exact) > exact / 16)
+			return true;
+	}
+	return false;
 }
 
 /* The kinds to try, best first, up to the first YES. */
-static uint32_t kinds(const struct planner *pl, struct kind list[4], bool *must)
+static uint32_t kinds(const struct planner *pl, struct kind list[4])
 {
 	const struct plan_conf *c = &pl->p->conf;
 	enum plan_want wants[3] = {c->huge_1g, c->huge_2m, c->thp};
@@ -313,7 +330,6 @@ static uint32_t kinds(const struct planner *pl, struct kind list[4], bool *must)
 			      plan_kind(BACK_SHM_THP, ARENA_PAGE)};
 	uint32_t n = 0;
 
-	*must = true;
 	for (uint32_t i = 0; i < 3; i++) {
 		bool works = all[i].backing == BACK_HUGETLB || plan_thp_works(pl->m);
 
@@ -322,39 +338,44 @@ static uint32_t kinds(const struct planner *pl, struct kind list[4], bool *must)
 		if (wants[i] == WANT_YES)
 			return n;
 	}
-	*must = false;
 	list[n++] = plan_kind(BACK_SHM, ARENA_PAGE);
 	return n;
 }
 
-int plan_choose(struct planner *pl)
+/* How good a layout is; within a rank the larger pages win. */
+enum rank { RANK_NONE, RANK_SHORT, RANK_PLACED, RANK_GOOD };
+
+static enum rank rank_of(const struct planner *pl, const struct layout *l)
+{
+	bool huge = l->kind.backing == BACK_HUGETLB;
+
+	if (l->asked == 0 || l->placed == 0 || (huge && wasteful(pl, l)))
+		return RANK_NONE;
+	if (l->placed < l->asked)
+		return RANK_SHORT;
+	/* Huge pages that somebody has reserved are worth a page on a farther node; ordinary ones are not. */
+	return coarse(pl, l) || (!huge && l->spilled) ? RANK_PLACED : RANK_GOOD;
+}
+
+void plan_choose(struct planner *pl)
 {
 	struct kind list[4];
 	struct layout l;
-	uint64_t least = UNLIMITED;
-	bool must;
-	uint32_t n = kinds(pl, list, &must);
+	enum rank best = RANK_NONE;
+	uint32_t n = kinds(pl, list);
 
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t left;
+	for (uint32_t i = 0; i < n && best < RANK_GOOD; i++) {
+		bool last = i == n - 1;
+		enum rank rank;
 
 		lay_out(pl, list[i], &l);
-		left = pl->p->conf.l1_bytes - l.placed * l.kind.unit;
-		if (must && i == n - 1) {
-			pl->chosen = l;
-			break;
-		}
-		if (l.asked == 0 || (l.kind.backing == BACK_HUGETLB && wasteful(pl, &l)))
-			continue;
-		if (l.placed == l.asked) {
-			pl->chosen = l;
-			break;
-		}
+		rank = rank_of(pl, &l);
 		/* When nothing holds all of it, what holds the most. */
-		if (left < least && (l.placed || i == n - 1)) {
-			least = left;
+		if (rank > best || (last && best == RANK_NONE) ||
+		    (rank == RANK_SHORT && best == RANK_SHORT &&
+		     l.placed * l.kind.unit > pl->chosen.placed * pl->chosen.kind.unit)) {
 			pl->chosen = l;
+			best = rank;
 		}
 	}
-	return 0;
 }

@@ -341,13 +341,19 @@ static void test_10_best_pages_that_hold_all(void **state)
 	assert_int_equal(p->nactions, 0);
 	plan_destroy(p);
 	/* Rounding would lose too much. */
-	c.l1_bytes = 16 * GIB - MIB;
+	c.l1_bytes = 17 * GIB - MIB;
 	p = make(m, c);
 	assert_int_equal(p->pools[0].page_bytes, GIB);
 	plan_destroy(p);
 	c.l1_bytes = 2 * GIB - MIB;
 	p = make(m, c);
 	assert_int_equal(p->pools[0].page_bytes, PAGE_2M);
+	plan_destroy(p);
+	/* Three pages for two nodes are not even shares. */
+	c.l1_bytes = 3 * GIB;
+	p = make(m, c);
+	assert_int_equal(p->pools[0].page_bytes, PAGE_2M);
+	assert_int_equal(bytes_on(p, 1), 3 * GIB / 2);
 	plan_destroy(p);
 	c.l1_bytes = 16 * GIB;
 	m->nodes[1].huge[1].free = 7;
