@@ -245,17 +245,16 @@ static void cgroup_limits(struct facts *f, const struct machine *m, const char *
 	char *cgroups = facts_text(f, "/proc/self/cgroup");
 	struct cgroup_dir memory = {0}, hugetlb = {0};
 	struct limit l = {.max = NO_LIMIT};
+	const char *controller;
 	char path[512];
 
 	if (cgroups && mounts) {
 		find_cgroup(cgroups, mounts, "memory", &memory);
 		find_cgroup(cgroups, mounts, "hugetlb", &hugetlb);
 		out->cgroup_version = memory.version ? memory.version : hugetlb.version;
-		cgroup_path(cgroups,
-			    memory.version == 1    ? "memory"
-			    : hugetlb.version == 1 ? "hugetlb"
-						   : "",
-			    out->cgroup, sizeof(out->cgroup));
+		controller = memory.version == 1 ? "memory" : hugetlb.version == 1 ? "hugetlb" : "";
+		if (cgroup_path(cgroups, controller, path, sizeof(path)))
+			keep_end(out->cgroup, sizeof(out->cgroup), path);
 		/* what is used of it is mostly cache that goes when asked */
 		walk_up(f, &memory, memory.version == 1 ? "memory.limit_in_bytes" : "memory.max", NULL, &l);
 	}
