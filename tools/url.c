@@ -85,11 +85,16 @@ int url_parse(const char *text, struct url *out, struct why *why)
 		snprintf(out->text, sizeof(out->text), "%s", text);
 		return text[strlen("ipc://")] ? 0 : refuse(text, why);
 	}
+	size_t n;
 	const char *authority = has_prefix(text, "tcp://") ? text + strlen("tcp://") : text;
 	if (strstr(authority, "://"))
 		return refuse(text, why);
 	out->kind = URL_TCP;
-	snprintf(out->text, sizeof(out->text), "tcp://%s", authority);
+	n = strlen(authority);
+	while (n && authority[n - 1] == '/')
+		n--;
+	snprintf(out->text, sizeof(out->text), "tcp://%.*s", (int)n, authority);
+	authority = out->text + strlen("tcp://");
 	return split_host_port(text, authority, out, why);
 }
 

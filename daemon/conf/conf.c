@@ -71,14 +71,46 @@ static bool is_loopback(const char *host)
 	return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
+/* An IPv6 address is kept in brackets: host:port is written and shown in many places. */
+static int bracket(char **host, struct why *why)
+{
+	struct in6_addr v6;
+	char text[64];
+
+	if (inet_pton(AF_INET6, *host, &v6) != 1)
+		return 0;
+	snprintf(text, sizeof(text), "[%s]", *host);
+	mem_free(*host);
+	*host = mem_strndup(text, strlen(text));
+	return *host ? 0 : why_set(why, -ENOMEM, "out of memory");
+}
+
 static int check_bind(const struct conf *c, const char *flag, const char *host, struct why *why)
 {
+	if (strstr(host, "://")) /* engines are given tcp://host, so that is what people paste */
+		return why_set(why, -EINVAL, "--%s %.80s: give the address alone, without %.*s", flag, host,
+			       (int)(strstr(host, "://") - host) + 3, host);
 	if (c->insecure_allow_remote || is_loopback(host))
 		return 0;
 	return why_set(why, -EINVAL,
 		       "--%s %.80s is not loopback: whoever reaches it can read and clear the cache; if the network is "
 		       "trusted add --insecure-allow-remote (or LMCACHE_APPLIANCE_INSECURE_ALLOW_REMOTE=true)",
 		       flag, host);
+}
+
+/* The names of transport/wire, which this layer cannot ask; a test of daemon/core compares them. */
+static int check_dialect(const struct conf *c, struct why *why)
+{
+	static const char *const names[] = {"D1E", "D1", "D2", "D3", "D3b", "D4", "D4v3", "D5a", "D5", "D6", "D7"};
+
+	for (size_t i = 0; c->dialect && i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcasecmp(c->dialect, names[i]) == 0)
+			return 0;
+	}
+	if (!c->dialect)
+		return 0;
+	return why_set(why, -EINVAL, "--dialect %.40s: unknown value (D1E, D1, D2, D3, D3b, D4, D4v3, D5a, D5, D6, D7)",
+		       c->dialect);
 }
 
 static int finish(struct conf *c, struct why *why)
@@ -99,6 +131,12 @@ static int finish(struct conf *c, struct why *why)
 			       "--worker-reap-timeout-seconds (%g)",
 			       c->worker_registration_grace_seconds, c->worker_reap_timeout_seconds);
 	rc = conf_placement(c, why);
+	if (rc == 0)
+		rc = check_dialect(c, why);
+	if (rc == 0)
+		rc = bracket(&c->host, why);
+	if (rc == 0)
+		rc = bracket(&c->http_host, why);
 	if (rc == 0)
 		rc = check_bind(c, "host", c->host, why);
 	if (rc == 0 && !c->no_http)

@@ -43,7 +43,7 @@ struct conf_pages {
 
 struct conf {
 	/* MP Server */
-	char *host;          /* "localhost" */
+	char *host;          /* "localhost"; IPv6 in brackets, however it was given */
 	uint32_t port;       /* 5555; 0 = any free port, the log line tells (tests) */
 	uint32_t chunk_size; /* 256 tokens */
 	uint32_t max_workers, max_gpu_workers, max_cpu_workers; /* 1; the latter two default to the first */
@@ -57,7 +57,7 @@ struct conf {
 	enum conf_engine engine_type;
 	enum conf_wire transport;
 	/* HTTP Frontend */
-	char *http_host;    /* "127.0.0.1" */
+	char *http_host;    /* "127.0.0.1"; IPv6 in brackets */
 	uint32_t http_port; /* 8080; 0 = any free port */
 	bool no_http;
 	/* L1 Memory Manager, L1 Manager TTL */

@@ -9,29 +9,68 @@
 #include <string.h>
 #include <sys/resource.h>
 
-/* libzmq binds to numeric addresses only. Beyond loopback needs the operator's word: there is no authentication yet. */
-static int endpoint_of(struct server *srv, char *out, size_t cap, struct why *why)
+static void bare_host(const char *text, char *out, size_t cap)
 {
-	struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *ai;
-	const char *host = srv->conf.host;
-	char ip[INET_ADDRSTRLEN], port[16] = "*";
-	struct sockaddr_in in;
+	size_t n = strlen(text);
 
-	if (strcmp(host, "*") == 0)
-		host = "0.0.0.0";
-	if (getaddrinfo(host, NULL, &hints, &ai) != 0)
-		return why_set(why, -EINVAL, "--host %s does not resolve to an IPv4 address", host);
-	memcpy(&in, ai->ai_addr, sizeof(in));
+	if (strcmp(text, "*") == 0)
+		snprintf(out, cap, "0.0.0.0");
+	else if (n > 2 && text[0] == '[' && text[n - 1] == ']')
+		snprintf(out, cap, "%.*s", (int)n - 2, text + 1);
+	else
+		snprintf(out, cap, "%s", text);
+}
+
+/* IPv4 where a name has it: clients' libzmq asks for nothing else unless told to. */
+static int resolve(const char *host, struct addrinfo **ai)
+{
+	struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM};
+
+	if (getaddrinfo(host, NULL, &hints, ai) == 0)
+		return 0;
+	hints.ai_family = AF_INET6;
+	return getaddrinfo(host, NULL, &hints, ai);
+}
+
+static bool is_loopback(const struct sockaddr *addr)
+{
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+
+	if (addr->sa_family == AF_INET6) {
+		memcpy(&v6, addr, sizeof(v6));
+		return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+	}
+	memcpy(&v4, addr, sizeof(v4));
+	return ntohl(v4.sin_addr.s_addr) >> 24 == 127;
+}
+
+/* libzmq binds to numeric addresses only. Beyond loopback needs the operator's word: there is no authentication yet. */
+static int endpoint_of(struct server *srv, char *out, size_t cap, bool *v6, struct why *why)
+{
+	char host[256], ip[INET6_ADDRSTRLEN], port[16] = "*";
+	struct addrinfo *ai = NULL;
+	bool local;
+	int rc;
+
+	bare_host(srv->conf.host, host, sizeof(host));
+	rc = resolve(host, &ai);
+	if (rc)
+		return why_set(why, -EINVAL, "--host %s: %s", srv->conf.host, gai_strerror(rc));
+	*v6 = ai->ai_family == AF_INET6;
+	rc = getnameinfo(ai->ai_addr, ai->ai_addrlen, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST);
+	local = is_loopback(ai->ai_addr);
 	freeaddrinfo(ai);
-	if ((ntohl(in.sin_addr.s_addr) >> 24) != 127 && !srv->conf.insecure_allow_remote)
+	if (rc)
+		return why_set(why, -EINVAL, "--host %s: %s", srv->conf.host, gai_strerror(rc));
+	if (!local && !srv->conf.insecure_allow_remote)
 		return why_set(why, -EPERM,
 			       "--host %s is reachable from other machines and the protocol has no authentication; "
 			       "add --insecure-allow-remote if the network is trusted",
 			       srv->conf.host);
-	inet_ntop(AF_INET, &in.sin_addr, ip, sizeof(ip));
 	if (srv->conf.port)
 		snprintf(port, sizeof(port), "%u", srv->conf.port);
-	snprintf(out, cap, "tcp://%s:%s", ip, port);
+	snprintf(out, cap, *v6 ? "tcp://[%s]:%s" : "tcp://%s:%s", ip, port);
 	return 0;
 }
 
@@ -54,7 +93,8 @@ int router_open(struct server *srv, struct router *r, struct why *why)
 	int64_t max = (int64_t)srv->conf.max_message_mb << 20;
 	char endpoint[128], bound[256];
 	size_t n = sizeof(bound), fd_bytes;
-	int err = endpoint_of(srv, endpoint, sizeof(endpoint), why);
+	bool v6 = false;
+	int err = endpoint_of(srv, endpoint, sizeof(endpoint), &v6, why);
 
 	if (err)
 		return err;
@@ -67,8 +107,11 @@ int router_open(struct server *srv, struct router *r, struct why *why)
 	zmq_setsockopt(r->socket, ZMQ_SNDHWM, &send_hwm, sizeof(send_hwm));
 	zmq_setsockopt(r->socket, ZMQ_MAXMSGSIZE, &max, sizeof(max));
 	zmq_setsockopt(r->socket, ZMQ_TCP_KEEPALIVE, &on, sizeof(on));
+	if (v6)
+		zmq_setsockopt(r->socket, ZMQ_IPV6, &on, sizeof(on));
 	if (zmq_bind(r->socket, endpoint) != 0)
-		return why_set(why, -zmq_errno(), "cannot bind %s: %s", endpoint, zmq_strerror(zmq_errno()));
+		return why_set(why, -zmq_errno(), "cannot bind %s: %s%s", endpoint, zmq_strerror(zmq_errno()),
+			       zmq_errno() == EADDRINUSE ? "; stop the other server, or choose another --port" : "");
 	fd_bytes = sizeof(r->fd);
 	if (zmq_getsockopt(r->socket, ZMQ_FD, &r->fd, &fd_bytes) != 0)
 		return why_set(why, -EIO, "no descriptor of the ZMQ socket: %s", zmq_strerror(zmq_errno()));

@@ -268,18 +268,20 @@ static int open_socket(const struct http_conf *conf, struct why *why)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
 	const char *host = conf->host && *conf->host ? conf->host : "127.0.0.1";
-	int fd = -EINVAL, rc;
-	char port[8];
+	int fd = -EINVAL, rc, n = (int)strlen(host), bracket = n > 2 && host[0] == '[' && host[n - 1] == ']';
+	char port[8], bare[256];
 
 	snprintf(port, sizeof port, "%u", conf->port);
-	rc = getaddrinfo(host, port, &hints, &list);
+	snprintf(bare, sizeof bare, "%.*s", n - 2 * bracket, host + bracket);
+	rc = getaddrinfo(bare, port, &hints, &list);
 	if (rc)
-		return why_set(why, -EINVAL, "HTTP host %s: %s", host, gai_strerror(rc));
+		return why_set(why, -EINVAL, "--http-host %s: %s", host, gai_strerror(rc));
 	for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next)
 		fd = listen_on(a);
 	freeaddrinfo(list);
 	if (fd < 0)
-		why_set(why, fd, "HTTP cannot listen on %s port %u: %s", host, conf->port, strerror(-fd));
+		why_set(why, fd, "HTTP cannot listen on %s port %u: %s%s", host, conf->port, strerror(-fd),
+			fd == -EADDRINUSE ? "; stop the other server, or choose another --http-port" : "");
 	return fd;
 }
 

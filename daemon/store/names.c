@@ -96,8 +96,7 @@ static uint32_t salt_make(struct names *t, struct slice text)
 		t->salt_unused = t->salt[id].chain;
 	else
 		id = ++t->salt_hi;
-	t->salt[id] = (struct salt){
-		.chain = *head, .limit_bytes = UINT64_MAX, .len = (uint16_t)text.n, .text = copy};
+	t->salt[id] = (struct salt){.chain = *head, .limit_bytes = UINT64_MAX, .len = (uint16_t)text.n, .text = copy};
 	*head = id;
 	return id;
 }

@@ -1,9 +1,15 @@
 """Edges of what unmodified clients and operators may say: longest names, widest worlds, smallest chunks."""
+import http.client
+import json
+import os
+import socket
+import subprocess
 import sys
+import tempfile
 import urllib.parse
 
 sys.dont_write_bytecode = True
-from lmclient import CHUNK, KV, Engine, Tap, eq, random_tokens                     # noqa: E402
+from lmclient import BIN, CHUNK, KV, Engine, Skip, Tap, eq, free_port, random_tokens         # noqa: E402
 
 tap = Tap()
 
@@ -24,6 +30,58 @@ def wide_salts():
         code, body = tap.daemon.http("GET", path)
         eq((code, body["cache_salt"], body["exists"]), (200, salt, True), "GET the quota")
         eq(tap.daemon.http("DELETE", path)[1]["status"], "removed", "DELETE the quota")
+
+
+def http_get(host, port, path):
+    conn = http.client.HTTPConnection(host, port, timeout=10)
+    conn.request("GET", path)
+    reply = conn.getresponse()
+    text = reply.read()
+    conn.close()
+    return reply.status, text
+
+
+@tap.test("--host and --http-host as IPv6 addresses, with brackets and without")
+def ipv6():
+    try:
+        socket.socket(socket.AF_INET6).bind(("::1", 0))
+    except OSError:
+        raise Skip("this machine has no ::1")
+    for host in ("::1", "[::1]"):
+        port, http_port = free_port(), free_port()
+        args = [BIN, "server", "--l1-size-gb", "0.01", "--eviction-policy", "LRU", "--host", host, "--http-host", host,
+                "--port", str(port), "--http-port", str(http_port), "--state-dir", tempfile.mkdtemp()]
+        process = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
+        try:
+            for line in process.stderr:
+                if "ZMQ cache server is running on" in line:
+                    break
+            if "tcp://[::1]:%d" % port not in line:
+                raise AssertionError("the ready line is " + line)
+            status = json.loads(http_get("::1", http_port, "/status")[1])
+            eq(status["zmq_endpoint"], "tcp://[::1]:%d" % port, "zmq_endpoint")
+            eq(status["http_endpoint"], "http://[::1]:%d" % http_port, "http_endpoint")
+            for url in (status["zmq_endpoint"], status["http_endpoint"], status["zmq_endpoint"] + "/"):
+                eq(subprocess.run([BIN, "ping", "kvcache", "--url", url, "-q"]).returncode, 0, "ping " + url)
+        finally:
+            process.terminate()
+            process.communicate()
+        eq(process.returncode, 0, "exit code")
+
+
+@tap.test("a busy port is named with the flag that chooses another; exit code 1, and nothing is left behind")
+def busy_port():
+    d = tap.daemon
+    for flag, other, busy in (("--port", "--http-port", d.port), ("--http-port", "--port", d.http_port)):
+        before = set(os.listdir("/dev/shm"))
+        run = subprocess.run([BIN, "server", "--l1-size-gb", "0.01", "--eviction-policy", "LRU", flag, str(busy),
+                              other, "0", "--state-dir", tempfile.mkdtemp(), "--shm-name", "lmca_busy_%d" % os.getpid()],
+                             stderr=subprocess.PIPE, text=True, timeout=60)
+        eq(run.returncode, 1, "exit code")
+        last = run.stderr.strip().splitlines()[-1]
+        if "Address already in use" not in last or "another %s" % flag not in last:
+            raise AssertionError(last)
+        eq([n for n in set(os.listdir("/dev/shm")) - before if n == "lmca_busy_%d" % os.getpid()], [], "left in /dev/shm")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ static void t01_forms(void **state)
 		{"https://kv.example/base/", URL_HTTP, "https://kv.example/base", "", ""},
 		{"localhost:5555", URL_TCP, "tcp://localhost:5555", "localhost", "5555"},
 		{"tcp://10.0.0.1:65535", URL_TCP, "tcp://10.0.0.1:65535", "10.0.0.1", "65535"},
+		{"tcp://localhost:5555/", URL_TCP, "tcp://localhost:5555", "localhost", "5555"},
 		{"[::1]:5555", URL_TCP, "tcp://[::1]:5555", "::1", "5555"},
 		{"ipc:///tmp/lmcache.sock", URL_IPC, "ipc:///tmp/lmcache.sock", "", ""},
 		{"ipc://@abstract", URL_IPC, "ipc://@abstract", "", ""},

@@ -352,6 +352,34 @@ static void loopback_needs_no_consent(void **state)
 	}
 }
 
+static void addresses_have_one_form(void **state)
+{
+	struct conf c;
+	struct why why;
+
+	(void)state;
+	assert_int_equal(parse(&c, &why, REQUIRED, "--host", "::1", "--http-host", "[::1]"), 0);
+	assert_string_equal(c.host, "[::1]");
+	assert_string_equal(c.http_host, "[::1]");
+	conf_free(&c);
+	assert_int_equal(parse(&c, &why, REQUIRED, "--host", "tcp://localhost"), -EINVAL);
+	assert_string_equal(why.text, "--host tcp://localhost: give the address alone, without tcp://");
+	assert_int_equal(parse(&c, &why, REQUIRED, "--http-host", "http://::1"), -EINVAL);
+	assert_string_equal(why.text, "--http-host http://::1: give the address alone, without http://");
+}
+
+static void an_unknown_dialect_is_refused(void **state)
+{
+	struct conf c;
+	struct why why;
+
+	(void)state;
+	assert_int_equal(parse(&c, &why, REQUIRED, "--dialect", "d4V3"), 0);
+	conf_free(&c);
+	assert_int_equal(parse(&c, &why, REQUIRED, "--dialect", "D99"), -EINVAL);
+	assert_string_equal(why.text, "--dialect D99: unknown value (D1E, D1, D2, D3, D3b, D4, D4v3, D5a, D5, D6, D7)");
+}
+
 /* ---- output -------------------------------------------------------------------------------------------------------- */
 
 static void the_blob_has_upstreams_shape(void **state)
@@ -444,6 +472,8 @@ int main(void)
 		T("11 a Kubernetes service is not a port", a_kubernetes_service_is_not_a_port),
 		T("12 the environment can be all", environment_can_be_all),
 		T("13 loopback needs no consent", loopback_needs_no_consent),
+		T("13b addresses have one form", addresses_have_one_form),
+		T("13c an unknown dialect is refused", an_unknown_dialect_is_refused),
 		T("14 the blob has upstream's shape", the_blob_has_upstreams_shape),
 		T("15 the checked-in docs are current", the_checked_in_docs_are_current),
 		T("16 every allocation may fail", every_allocation_may_fail),

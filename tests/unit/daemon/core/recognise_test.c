@@ -135,6 +135,25 @@ static void test_03_the_operators_word(void **state)
 	f->srv->conf.dialect = NULL;
 }
 
+static void test_03b_every_name_is_an_option(void **state)
+{
+	struct why why;
+	struct conf c;
+	(void)state;
+
+	for (int d = 0; d < WIRE_DIALECT_COUNT; d++) {
+		char *argv[] = {"server",
+				"--l1-size-gb",
+				"1",
+				"--eviction-policy",
+				"LRU",
+				"--dialect",
+				(char *)wire_dialect_name((enum wire_dialect)d)};
+		assert_int_equal(conf_parse((int)(sizeof(argv) / sizeof(argv[0])), argv, &c, &why), 0);
+		conf_free(&c);
+	}
+}
+
 static void test_04_a_stranger_who_does_not_introduce_itself(void **state)
 {
 	struct fix *f = *state;
@@ -355,6 +374,7 @@ int main(void)
 		T(test_01_every_adapters_first_request),
 		T(test_02_other_numbers_are_no_probe),
 		T(test_03_the_operators_word),
+		T(test_03b_every_name_is_an_option),
 		T(test_04_a_stranger_who_does_not_introduce_itself),
 		T(test_05_by_the_record),
 		T(test_06_ambiguous_messages_are_dropped),
