@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -149,6 +150,39 @@ static void test_10_captures(void **state)
 	}
 }
 
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+/* The largest captures: what hwloc takes to load them, and what the plan takes. */
+static void test_11_time(void **state)
+{
+	static const char *const files[] = {"tests/machines/dgx2.json", "tests/machines/many.json"};
+	struct plan_conf conf = {.l1_bytes = 64 * FIX_GIB, .numa = WANT_TRY, .huge_2m = WANT_TRY, .thp = WANT_TRY};
+	(void)state;
+
+	for (size_t i = 0; i < 2; i++) {
+		struct machine *m = NULL;
+		struct plan *p = NULL;
+		struct why why = {0};
+		double start = now(), loaded, planned;
+
+		assert_int_equal(machine_load(files[i], &m, &why), 0);
+		loaded = now();
+		assert_int_equal(plan_make(m, &conf, &p, &why), 0);
+		planned = now();
+		print_message("# %s, %u nodes, %u CPUs, %u devices: load %.2f ms, plan %.2f ms\n", files[i], m->nnodes,
+			      m->ncpus, m->ndevices, loaded - start, planned - loaded);
+		assert_true(planned - loaded < 200);
+		plan_destroy(p);
+		machine_destroy(m);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -156,6 +190,7 @@ int main(void)
 		cmocka_unit_test(test_03_one_node),    cmocka_unit_test(test_04_grace_hopper),
 		cmocka_unit_test(test_05_epyc_spread), cmocka_unit_test(test_06_epyc_pack),
 		cmocka_unit_test(test_07_troubled),    cmocka_unit_test(test_10_captures),
+		cmocka_unit_test(test_11_time),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
