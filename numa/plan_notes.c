@@ -97,7 +97,8 @@ static void note_unknown(struct planner *pl)
 
 	for (uint32_t i = 0; i < m->ndevices; i++)
 		n += plan_node_of(m, &m->devices[i]) == NO_INDEX;
-	if (n == 0)
+	/* With one node there is nothing to be near to. */
+	if (n == 0 || m->nnodes < 2)
 		return;
 	plan_text(w.text, sizeof(w.text), "the node of %u device%s is unknown, so any CPU and any pool serve:", n,
 		  n == 1 ? "" : "s");
@@ -108,7 +109,7 @@ static void note_unknown(struct planner *pl)
 	plan_text(w.remedy, sizeof(w.remedy),
 		  "update the firmware (it does not say), or tell hwloc: HWLOC_PCI_LOCALITY (`numa explain` shows what "
 		  "was asked)");
-	add(pl, m->nnodes > 1 ? PLAN_WARNING : PLAN_NOTICE, &w);
+	add(pl, PLAN_WARNING, &w);
 }
 
 static void note_disputed(struct planner *pl)
