@@ -197,7 +197,7 @@ int machine_load(const char *path, struct machine **out, struct why *why)
 		return r;
 	}
 	r = read_whole(path, &text, &bytes, why);
-	if (r)
+	if (!text)
 		return r;
 	r = machine_load_text(text, bytes, path, out, why);
 	if (r)

@@ -10,13 +10,6 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-/* hwloc 2.9 forgets the object it was reading when it refuses an XML. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-	return "leak:hwloc_alloc_setup_object";
-}
-
 static void must(bool ok)
 {
 	if (!ok)
