@@ -29,17 +29,6 @@ static struct plan *make(const struct machine *m, struct plan_conf conf)
 	return p;
 }
 
-static void refused(const struct machine *m, struct plan_conf conf, const char *says)
-{
-	struct plan *p = (struct plan *)&conf;
-	struct why why = {0};
-
-	assert_int_equal(plan_make(m, &conf, &p, &why), -EINVAL);
-	assert_null(p);
-	if (!strstr(why.text, says))
-		fail_msg("'%s' does not say '%s'", why.text, says);
-}
-
 static uint64_t bytes_on(const struct plan *p, int node)
 {
 	uint32_t i = plan_pool_of(p, node_of(node));
@@ -255,70 +244,6 @@ static void test_06_manual(void **state)
 	assert_int_equal(bytes_on(p, 0), 4 * GIB);
 	assert_int_equal(bytes_on(p, 2), 4 * GIB);
 	end(m, p);
-}
-
-static void test_07_refusals(void **state)
-{
-	struct machine *m = plain(3);
-	struct plan_conf c = wish(PLAN_MANUAL, 8 * GIB), d;
-	(void)state;
-
-	m->nodes[1].allowed = false;
-	m->nodes[2].kind = NODE_EMPTY;
-	refused(m, c, "needs a map");
-	c.nmanual = 1;
-	c.manual[0].node = node_of(7);
-	refused(m, c, "node 7, which this machine does not have");
-	c.manual[0].node = node_of(1);
-	refused(m, c, "node 1, which our cpuset (cpuset.mems) does not allow");
-	c.manual[0].node = node_of(2);
-	refused(m, c, "node 2, which has no memory");
-	c.manual[0].node = NODE_UNKNOWN;
-	refused(m, c, "unknown node");
-	c.manual[0].node = node_of(0);
-	c.manual[0].bytes = 2 * GIB;
-	refused(m, c, "2.00 GiB in all, L1 is 8.00 GiB");
-	c.manual[0].bytes = 2ull << 60;
-	refused(m, c, "more than 1 EiB");
-	c.manual[0].bytes = 0;
-	c.nmanual = 2;
-	c.manual[1].node = node_of(0);
-	refused(m, c, "node 0 twice");
-	c.manual[1].bytes = GIB;
-	refused(m, c, "every node a size, or none");
-	c.nmanual = 65;
-	refused(m, c, "out of range");
-	c.nmanual = 1;
-	d = c;
-	d.policy = PLAN_SPREAD;
-	refused(m, d, "the policy is spread, not manual");
-	d = c;
-	d.numa = WANT_NO;
-	refused(m, d, "numa=no");
-	d = wish(PLAN_LOCAL, 8 * GIB);
-	d.huge_1g = d.huge_2m = WANT_YES;
-	refused(m, d, "more than one page size");
-	refused(m, wish(PLAN_LOCAL, MIB), "2 MiB to 1 EiB");
-	refused(m, wish(PLAN_LOCAL, UINT64_MAX), "2 MiB to 1 EiB");
-	refused(m, wish((enum plan_policy)9, GIB), "out of range");
-	d = wish(PLAN_LOCAL, GIB / 2);
-	d.huge_1g = WANT_YES;
-	refused(m, d, "less than one page");
-	machine_destroy(m);
-}
-
-static void test_08_no_cpus(void **state)
-{
-	struct machine *m = fix_machine(1);
-	struct plan_conf c = wish(PLAN_LOCAL, GIB);
-	struct plan *p;
-	struct why why = {0};
-	(void)state;
-
-	fix_memory(m, 0, 8 * GIB);
-	assert_int_equal(plan_make(m, &c, &p, &why), -ENODEV);
-	assert_non_null(strstr(why.text, "no CPU that we may use"));
-	machine_destroy(m);
 }
 
 /* ---- pages ------------------------------------------------------------------------------------------------------ */
@@ -571,8 +496,6 @@ int main(void)
 		cmocka_unit_test(test_04_spread),
 		cmocka_unit_test(test_05_pack),
 		cmocka_unit_test(test_06_manual),
-		cmocka_unit_test(test_07_refusals),
-		cmocka_unit_test(test_08_no_cpus),
 		cmocka_unit_test(test_10_best_pages_that_hold_all),
 		cmocka_unit_test(test_11_demanded_pages),
 		cmocka_unit_test(test_12_spill),
