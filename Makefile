@@ -247,7 +247,7 @@ DOCDIR     := $(DESTDIR)$(PREFIX)/share/doc/lmcache-appliance
 MANDIR     := $(DESTDIR)$(PREFIX)/share/man/man1
 MAN_PAGES  := $(wildcard docs/man/*.1)
 
-install: all ## install binary, `lmcache` link, sample config, systemd unit and docs (PREFIX, DESTDIR, SYSCONFDIR)
+install: all ## install binary, `lmcache` link, sample configs, systemd unit and docs (PREFIX, DESTDIR, SYSCONFDIR)
 	install -D -m 755 $(BIN) $(BINDIR)/lmcache-appliance
 	@if [ -e $(BINDIR)/lmcache ] && [ "$$(readlink $(BINDIR)/lmcache)" != lmcache-appliance ]; then \
 	   echo "install: $(BINDIR)/lmcache is somebody else's and stays; remove it and install again for the link"; \
@@ -255,13 +255,16 @@ install: all ## install binary, `lmcache` link, sample config, systemd unit and 
 	@if [ -e $(DESTDIR)$(SYSCONFDIR)/lmcache-appliance.conf ]; then \
 	   echo "install: $(DESTDIR)$(SYSCONFDIR)/lmcache-appliance.conf stays as it is"; \
 	 else install -D -m 644 config/lmcache-appliance.conf $(DESTDIR)$(SYSCONFDIR)/lmcache-appliance.conf; fi
+	@for f in sysctl.d/60-lmcache-appliance.conf tmpfiles.d/lmcache-appliance.conf; do \
+	   if [ -e $(DESTDIR)$(SYSCONFDIR)/$$f ]; then echo "install: $(DESTDIR)$(SYSCONFDIR)/$$f stays as it is"; \
+	   else install -D -m 644 config/$$f $(DESTDIR)$(SYSCONFDIR)/$$f || exit 1; fi; done
 	install -d $(UNITDIR) $(DOCDIR)
 	sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' config/lmcache-appliance.service.in \
 	  >$(UNITDIR)/lmcache-appliance.service
-	install -m 644 README.md LICENSE config/lmcache-appliance.conf $(wildcard docs/*.md) $(DOCDIR)
+	install -m 644 README.md LICENSE config/lmcache-appliance.conf config/kernel-command-line.cfg $(wildcard docs/*.md) $(DOCDIR)
 	$(if $(MAN_PAGES),install -d $(MANDIR) && install -m 644 $(MAN_PAGES) $(MANDIR))
 
-uninstall: ## remove what install put there; the config file stays
+uninstall: ## remove what install put there; the config files stay
 	rm -f $(BINDIR)/lmcache-appliance $(UNITDIR)/lmcache-appliance.service $(addprefix $(MANDIR)/,$(notdir $(MAN_PAGES)))
 	rm -rf $(DOCDIR)
 	@[ "$$(readlink $(BINDIR)/lmcache)" != lmcache-appliance ] || rm -f $(BINDIR)/lmcache
@@ -314,4 +317,4 @@ lint-docs: $(addprefix lint-doc-,$(DOC_NAMES))
 $(addprefix lint-doc-,$(DOC_NAMES)): lint-doc-%: $(BUILD)/gen/%_doc
 	@$< | diff -q - docs/$*.md >/dev/null || { echo "docs/$*.md is not up to date: make docs"; exit 1; }
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -type f -name '*.d' 2>/dev/null)

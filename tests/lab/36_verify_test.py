@@ -66,6 +66,19 @@ def thread():
         has(got["findings"][0], pinned[0]["name"], "may run on CPUs " + other, "taskset -cp " + pinned[0]["planned_cpus"])
 
 
+@lab.test("the capabilities of the systemd unit are enough: L1 on huge pages has a name that engines can open")
+def unit():
+    with open("config/lmcache-appliance.service.in", encoding="utf-8") as f:
+        caps = next(line for line in f if line.startswith("CapabilityBoundingSet=")).strip().split("=")[1].lower().replace("cap_", "")
+    few = "exec setpriv --no-new-privs --bounding-set=-all,+%s" % ",+".join(caps.split())
+    with Daemon(lab, "--numa", "yes", "--l1-pages", "2m", *NO_CHECKS, l1="0.0625", before=few) as server:
+        name = server.status()["arena"]["backing"]
+        has(name, "lmcache_l1_pool_")
+        eq(lab.sh("stat -f -c %%T /dev/shm/%s" % name).strip(), "hugetlbfs")
+        eq(json_of(verify(server))["findings"], [])
+        eq(server.warnings(), [])
+
+
 @lab.test("no server: exit code 3")
 def nobody():
     result = lab.run('"$LMCA_BIN" numa verify --url http://127.0.0.1:9')
