@@ -157,7 +157,9 @@ static int weigh_manual(struct planner *pl, struct share *s, uint32_t *n)
 				       c->manual[k].node.os);
 		if (!pl->m->nodes[at].allowed)
 			return why_set(pl->why, -EINVAL,
-				       "the map names node %d, which our cpuset (cpuset.mems) does not allow",
+				       "the map names node %d, which our cpuset (cpuset.mems) does not allow; to fix "
+				       "it: leave it out of the map, or allow it (systemd: AllowedMemoryNodes=, "
+				       "docker: --cpuset-mems)",
 				       c->manual[k].node.os);
 		if (pl->m->nodes[at].kind == NODE_EMPTY)
 			return why_set(pl->why, -EINVAL, "the map names node %d, which has no memory",

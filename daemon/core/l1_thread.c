@@ -87,7 +87,10 @@ static void look_at(struct l1_thread *t, uint32_t i)
 	int err = arena_verify(t->srv->arena, i, MOST_PAGES, &now, &why);
 
 	if (err) {
-		if (!t->refused)
+		/* a profile that denies binding denies this too: the plan has warned of it */
+		if (!t->refused && place_unbindable(t->srv))
+			log_info("nobody can tell where L1's pages are: %s", why.text);
+		else if (!t->refused)
 			log_warn("nobody can tell where L1's pages are: %s", why.text);
 		t->refused = true;
 		return;

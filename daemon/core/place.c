@@ -157,11 +157,22 @@ static void ask_pages(const struct plan *p, struct arena_conf *out)
 		out->thp = p->conf.thp;
 }
 
+bool place_unbindable(const struct server *srv)
+{
+	enum probe mbind = srv->machine->limits.mbind;
+	bool known = false;
+
+	for (uint32_t i = 0; i < srv->plan->npools; i++)
+		known |= node_known(srv->plan->pools[i].node);
+	return known && srv->plan->conf.numa == WANT_TRY && (mbind == PROBE_DENIED || mbind == PROBE_MISSING);
+}
+
 void place_arena(const struct server *srv, struct arena_conf *out)
 {
 	const struct plan *p = srv->plan;
 
-	out->numa = p->conf.numa;
+	/* the arena would find out by failing, and warn a second time */
+	out->numa = place_unbindable(srv) ? WANT_NO : p->conf.numa;
 	out->limits = &srv->machine->limits;
 	ask_pages(p, out);
 	for (uint32_t i = 0; i < p->npools && out->nranges < ARENA_MAX_RANGES; i++) {

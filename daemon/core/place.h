@@ -25,6 +25,8 @@ void place_close(struct server *srv);
 /* The arena as planned, and what the start-up log says about it. */
 void place_arena(const struct server *srv, struct arena_conf *out);
 void place_log_pools(const struct server *srv);
+/* The plan has nodes for L1, but nothing can be bound (seccomp, an old kernel) and --numa is try. Its warning is in the log. */
+bool place_unbindable(const struct server *srv);
 /* Distances between the arena's ranges, as store_conf wants them; `out` has room for their square. */
 void place_distances(const struct server *srv, uint32_t *out);
 /* After the arena is there: nodes of its ranges, series of the metrics about them. */

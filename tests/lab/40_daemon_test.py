@@ -46,6 +46,11 @@ def pages_of(daemon, numa, *more):
     return [{int(node): n for node, n in found.items()} for found in json_of(lab.run(words, 120))]
 
 
+def verify(daemon, rc=0):
+    return json_of(lab.run([BIN, "numa", "verify", "--json", "--max-pages", "0", "--url", "http://localhost:%d" % daemon.http_port],
+                           120), rc)
+
+
 def all_in_place(pages):
     def test():
         backing, page = BACKINGS[pages]
@@ -56,6 +61,8 @@ def all_in_place(pages):
             for p in numa["pools"]:
                 eq((p["pages_elsewhere"], p["pages_absent"]), (0, 0), p)
                 eq(p["pages"] * page, p["bytes"], "pages")
+            eq([(p["node"], p["looked_at"], p["on_node"], p["source"]) for p in verify(d)["pools"]],
+               [(p["node"], p["pages"], p["pages"], "move_pages") for p in numa["pools"]], "numa verify")
             eq(pages_of(d, numa), [{p["node"]: p["pages"]} for p in numa["pools"]], "a client's mapping")
             eq(d.metric("lmcache_appliance_numa_fallbacks"), 0.0, "fallbacks")
             has(d.log(), "bound to node 0-2")
@@ -82,6 +89,10 @@ def threads():
                 eq(t["node"], 1, t)
         workers = [t["node"] for t in shown if t["role"] == "transfer"]
         eq(sorted(workers), [0, 1], "transfer workers")
+        eq([t for t in verify(d)["threads"] if t["astray"]], [], "astray")
+        moved = next(t for t in shown if t["role"] == "transfer" and t["node"] == 0)
+        lab.sh("taskset -p -c 2,3 %d" % moved["tid"])
+        eq([t["tid"] for t in verify(d, 1)["threads"] if t["astray"]], [moved["tid"]], "numa verify after a thread was moved")
 
 
 def local_bytes(pages, mode):
@@ -124,6 +135,7 @@ def moved_pages():
         eq(d.metric("lmcache_appliance_l1_pages_misplaced", node="1"), 0.0, "the other pool")
         pool = d.status()["numa"]["pools"][0]
         eq((pool["pages_on_node"], pool["pages_elsewhere"]), (70, 10), "/status")
+        eq([(p["on_node"], p["elsewhere"]) for p in verify(d, 1)["pools"]], [(70, 10), (64, 0)], "numa verify")
         has(d.log(), "10 ", "node 1")
         print("# seen after %.1f s; the interval is %d s" % (took, INTERVAL))
         assert took <= INTERVAL + 3, took
