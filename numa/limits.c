@@ -414,6 +414,28 @@ static void hugetlbfs_mounts(struct facts *f, const char *mounts, struct mach_li
 	}
 }
 
+/* A tmpfs goes by its mount's huge= option; of shmem_enabled only "deny" and "force" hold for it. Without a tmpfs there in sight
+ * that word is all there is. */
+static void shm_thp(struct facts *f, const char *mounts, struct mach_limits *out)
+{
+	char *word = out->shmem_thp;
+
+	bracketed(f, "/sys/kernel/mm/transparent_hugepage/shmem_enabled", word);
+	if (strcmp(word, "deny") == 0 || strcmp(word, "force") == 0)
+		return;
+	for (const char *line = mounts; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+		char entry[2048], *huge;
+		struct mount m;
+
+		snprintf(entry, sizeof(entry), "%.*s", (int)strcspn(line, "\n"), line);
+		if (!parse_mount(entry, &m) || strcmp(m.type, "tmpfs") != 0 || strcmp(m.point, "/dev/shm") != 0)
+			continue;
+		huge = strstr(m.options, "huge="); /* the last mount is on top */
+		snprintf(word, sizeof(out->shmem_thp), "%.*s", huge ? (int)strcspn(huge + 5, ",") : 5,
+			 huge ? huge + 5 : "never");
+	}
+}
+
 int build_limits(struct facts *f, const struct machine *m, struct mach_limits *out)
 {
 	char *mounts = facts_text(f, "/proc/self/mountinfo"), text[8];
@@ -433,7 +455,7 @@ int build_limits(struct facts *f, const struct machine *m, struct mach_limits *o
 		facts_read(f, text, sizeof(text), "/proc/sys/kernel/numa_balancing") > 0 && text[0] != '0';
 	shm_space(f, out);
 	bracketed(f, "/sys/kernel/mm/transparent_hugepage/enabled", out->thp);
-	bracketed(f, "/sys/kernel/mm/transparent_hugepage/shmem_enabled", out->shmem_thp);
+	shm_thp(f, mounts, out);
 	hugetlbfs_mounts(f, mounts, out);
 	mem_free(mounts);
 	return facts_oom(f) ? -ENOMEM : 0;

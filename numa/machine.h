@@ -119,8 +119,10 @@ struct mach_limits {
 	bool cpus_restricted, mems_restricted; /* our cpuset is smaller than what is online */
 	bool numa_balancing;                   /* /proc/sys/kernel/numa_balancing */
 	uint64_t shm_total, shm_free;          /* /dev/shm; 0 unknown */
-	char thp[16], shmem_thp[16];           /* the bracketed word of transparent_hugepage/{enabled,shmem_enabled} */
-	char hugetlbfs[4][128];                /* mount points; "" ends */
+	/* The bracketed word of transparent_hugepage/enabled; what holds for /dev/shm: its mount's huge= option, or shmem_enabled
+	 * where that says deny or force. */
+	char thp[16], shmem_thp[16];
+	char hugetlbfs[4][128]; /* mount points; "" ends */
 	uint64_t hugetlbfs_page[4];
 };
 

@@ -198,14 +198,14 @@ static void note_many(struct planner *pl, const struct layout *ideal, uint32_t n
 			      : "the kernel argument of lmcache-appliance numa plan");
 }
 
-static bool reserve_pages(struct planner *pl)
+static void reserve_pages(struct planner *pl)
 {
 	struct layout ideal;
 	struct kind kind;
 	uint32_t nodes = 0;
 
 	if (!target(pl, &kind))
-		return false;
+		return;
 	plan_ideal(pl, kind, &ideal);
 	note_hugetlb_limit(pl, &ideal);
 	for (uint32_t i = 0; i < pl->nshares; i++)
@@ -223,24 +223,6 @@ static bool reserve_pages(struct planner *pl)
 	}
 	if (nodes)
 		reserve_at_boot(pl, &ideal);
-	return nodes > 0;
-}
-
-static void turn_thp_on(struct planner *pl)
-{
-	enum plan_want thp = pl->p->conf.thp;
-	struct plan_action *a;
-
-	if (thp == WANT_NO || pl->chosen.kind.backing == BACK_HUGETLB || plan_thp_works(pl->m) ||
-	    (!pl->m->limits.shmem_thp[0] && thp == WANT_TRY))
-		return;
-	a = add(pl, ACT_SYSFS);
-	if (!a)
-		return;
-	plan_text(a->path, sizeof(a->path), "%s", SHMEM_PATH);
-	plan_text(a->value, sizeof(a->value), "advise");
-	plan_text(a->line.reason, sizeof(a->line.reason), "huge pages for L1 in /dev/shm, where the kernel finds them");
-	plan_text(a->line.source, sizeof(a->line.source), "%s", SHMEM_PATH);
 }
 
 static void stop_balancing(struct planner *pl)
@@ -290,11 +272,7 @@ static void raise_memlock(struct planner *pl)
 
 void plan_actions(struct planner *pl)
 {
-	bool reserved = reserve_pages(pl);
-
-	/* With huge pages to come THP is of no use, unless it is what was asked for. */
-	if (!reserved || pl->p->conf.thp == WANT_YES)
-		turn_thp_on(pl);
+	reserve_pages(pl);
 	stop_balancing(pl);
 	raise_memlock(pl);
 }

@@ -217,9 +217,10 @@ static void note_thp(struct planner *pl)
 		return;
 	if (thp == WANT_TRY && !word[0])
 		return;
-	plan_text(w.text, sizeof(w.text), "transparent huge pages for shared memory are %s%s: L1 has pages of 4 KiB",
-		  word[0] ? "off, shmem_enabled is " : "not known to work", word);
-	plan_text(w.remedy, sizeof(w.remedy), "echo advise > " SHMEM_PATH);
+	plan_text(w.text, sizeof(w.text), "transparent huge pages for /dev/shm are %s%s%s: L1 has pages of 4 KiB",
+		  word[0] ? "off (" : "not known to work", word, word[0] ? ")" : "");
+	plan_text(w.remedy, sizeof(w.remedy), "%smount -o remount,huge=advise /dev/shm",
+		  strcmp(word, "deny") == 0 ? "echo never > " SHMEM_PATH "; " : "");
 	add(pl, thp == WANT_YES ? PLAN_SHORTAGE : PLAN_NOTICE, &w);
 }
 

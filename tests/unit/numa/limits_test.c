@@ -323,6 +323,31 @@ static void test_8_this_process(void **state)
 	in_child(filtered);
 }
 
+static void test_09_transparent_huge_pages_of_dev_shm(void **state)
+{
+	static const struct {
+		const char *word, *mounts, *thp;
+	} c[] = {
+		{"always [never] deny", "1 2 3 / /dev/shm rw - tmpfs none rw,size=1k,huge=advise\n", "advise"},
+		{"[always] never deny", "1 2 3 / /dev/shm rw - tmpfs none rw\n", "never"},
+		{"always never [deny]", "1 2 3 / /dev/shm rw - tmpfs none rw,huge=always\n", "deny"},
+		{"never [force]", "1 2 3 / /dev/shm rw - tmpfs none rw\n", "force"},
+		{"[always] never", "1 2 3 / /dev rw - tmpfs none rw,huge=never\n", "always"},
+		{"[never]",
+		 "1 2 3 / /dev/shm rw - tmpfs none rw\n1 2 3 / /dev/shm rw - tmpfs none rw,huge=within_size,uid=3\n",
+		 "within_size"},
+	};
+	(void)state;
+
+	for (size_t i = 0; i < sizeof(c) / sizeof(c[0]); i++) {
+		struct machine *m = WITH({"/sys/kernel/mm/transparent_hugepage/shmem_enabled", c[i].word},
+					 {"/proc/self/mountinfo", c[i].mounts});
+
+		assert_string_equal(m->limits.shmem_thp, c[i].thp);
+		machine_destroy(m);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -334,6 +359,7 @@ int main(void)
 		cmocka_unit_test(test_6_a_long_name_keeps_its_end),
 		cmocka_unit_test(test_7_status_mounts_and_settings),
 		cmocka_unit_test(test_8_this_process),
+		cmocka_unit_test(test_09_transparent_huge_pages_of_dev_shm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -294,15 +294,13 @@ static void test_10_best_pages_that_hold_all(void **state)
 	snprintf(m->limits.shmem_thp, sizeof(m->limits.shmem_thp), "never");
 	p = make(m, c);
 	assert_int_equal(p->pools[0].backing, BACK_SHM);
-	says(p, PLAN_NOTICE, "shmem_enabled is never",
-	     "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled");
+	says(p, PLAN_NOTICE, "for /dev/shm are off (never)", "mount -o remount,huge=advise /dev/shm");
 	plan_destroy(p);
 	c.huge_2m = c.huge_1g = WANT_NO;
 	c.thp = WANT_YES;
 	p = make(m, c);
 	assert_int_equal(p->pools[0].backing, BACK_SHM_THP);
-	says(p, PLAN_SHORTAGE, "shmem_enabled is never", "echo advise");
-	assert_string_equal(action(p, ACT_SYSFS, "shmem_enabled")->value, "advise");
+	says(p, PLAN_SHORTAGE, "for /dev/shm are off (never)", "mount -o remount,huge=advise /dev/shm");
 	end(m, p);
 }
 
