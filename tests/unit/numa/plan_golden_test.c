@@ -1,5 +1,5 @@
 /* Plans of machines built by hand, as people read them. LMCA_UPDATE_GOLDEN=1 rewrites the texts. */
-#include "machine_fixture.h"
+#include "tests/unit/numa/machine_fixture.h"
 #include "numa/plan.h"
 
 #include <setjmp.h>

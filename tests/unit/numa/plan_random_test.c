@@ -1,5 +1,5 @@
 /* Properties that hold for every plan, on machines and wishes at random; and how long the largest machine takes. */
-#include "machine_fixture.h"
+#include "tests/unit/numa/machine_fixture.h"
 #include "numa/plan.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* What the planner refuses, and absurd numbers. */
-#include "machine_fixture.h"
+#include "tests/unit/numa/machine_fixture.h"
 #include "numa/plan.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* Policies, page sizes, limits and refusals of the planner, one machine by hand each. */
-#include "machine_fixture.h"
+#include "tests/unit/numa/machine_fixture.h"
 #include "numa/plan.h"
 
 #include <errno.h>

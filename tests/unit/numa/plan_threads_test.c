@@ -1,5 +1,5 @@
 /* Threads, devices and notes of the planner; running out of memory in it; its JSON. */
-#include "machine_fixture.h"
+#include "tests/unit/numa/machine_fixture.h"
 #include "numa/plan.h"
 
 #include <errno.h>
