@@ -105,6 +105,8 @@ void conf_free(struct conf *c);
 
 /* The whole configuration in upstream's three-section JSON shape (surface reference 5.4), caller frees with free(). */
 char *conf_json(const struct conf *c);
+/* The same under the section names of GET /conf and /config (2.7): mp, storage_manager, observability, http, appliance. */
+char *conf_json_http(const struct conf *c);
 
 /* What --help prints. */
 void conf_write_help(FILE *out, const char *program);

@@ -64,14 +64,25 @@ static json_t *our_config(const struct conf *c)
 			 (json_int_t)c->numa_check_seconds, "l1_pages", c->l1_pages);
 }
 
-char *conf_json(const struct conf *c)
+/* The same sections go by other names at /conf than in the plugins' blob. */
+static char *dump(const struct conf *c, const char *mp, const char *storage, const char *obs, const char *http,
+		  const char *ours)
 {
-	json_t *root =
-		json_pack("{s:o, s:o, s:o, s:{s:s, s:I}, s:o}", "mp_config", mp_config(c), "storage_manager_config",
-			  storage_config(c), "obs_config", obs_config(c), "http_config", "http_host", c->http_host,
-			  "http_port", (json_int_t)c->http_port, "appliance_config", our_config(c));
+	json_t *root = json_pack("{s:o, s:o, s:o, s:{s:s, s:I}, s:o}", mp, mp_config(c), storage, storage_config(c),
+				 obs, obs_config(c), http, "http_host", c->http_host, "http_port",
+				 (json_int_t)c->http_port, ours, our_config(c));
 	char *text = root ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
 
 	json_decref(root);
 	return text;
+}
+
+char *conf_json(const struct conf *c)
+{
+	return dump(c, "mp_config", "storage_manager_config", "obs_config", "http_config", "appliance_config");
+}
+
+char *conf_json_http(const struct conf *c)
+{
+	return dump(c, "mp", "storage_manager", "observability", "http", "appliance");
 }

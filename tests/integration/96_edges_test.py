@@ -69,6 +69,15 @@ def ipv6():
         eq(process.returncode, 0, "exit code")
 
 
+@tap.test("/conf and /config have the reference's sections")
+def conf():
+    for path in ("/conf", "/config"):
+        code, body = tap.daemon.http("GET", path)
+        eq((code, sorted(body)), (200, ["appliance", "http", "mp", "observability", "storage_manager"]), path)
+        eq((body["mp"]["port"], body["http"]["http_port"]), (tap.daemon.port, tap.daemon.http_port), "ports")
+        eq(body["storage_manager"]["eviction_config"]["eviction_policy"], "LRU", "policy")
+
+
 @tap.test("a busy port is named with the flag that chooses another; exit code 1, and nothing is left behind")
 def busy_port():
     d = tap.daemon

@@ -382,6 +382,34 @@ static void an_unknown_dialect_is_refused(void **state)
 
 /* ---- output -------------------------------------------------------------------------------------------------------- */
 
+static void http_has_its_own_section_names(void **state)
+{
+	static const char *const names[][2] = {{"mp_config", "mp"},
+					       {"storage_manager_config", "storage_manager"},
+					       {"obs_config", "observability"},
+					       {"http_config", "http"},
+					       {"appliance_config", "appliance"}};
+	struct conf c;
+	struct why why;
+	json_t *blob, *http;
+	char *text;
+
+	(void)state;
+	assert_int_equal(parse(&c, &why, REQUIRED), 0);
+	blob = json_loads(text = conf_json(&c), 0, NULL);
+	free(text);
+	http = json_loads(text = conf_json_http(&c), 0, NULL);
+	free(text);
+	assert_int_equal(json_object_size(http), 5);
+	for (size_t i = 0; i < 5; i++) {
+		assert_non_null(json_object_get(http, names[i][1]));
+		assert_true(json_equal(json_object_get(http, names[i][1]), json_object_get(blob, names[i][0])));
+	}
+	json_decref(blob);
+	json_decref(http);
+	conf_free(&c);
+}
+
 static void the_blob_has_upstreams_shape(void **state)
 {
 	char *want = slurp("tests/golden/server-blob.json"), *text;
@@ -475,6 +503,7 @@ int main(void)
 		T("13b addresses have one form", addresses_have_one_form),
 		T("13c an unknown dialect is refused", an_unknown_dialect_is_refused),
 		T("14 the blob has upstream's shape", the_blob_has_upstreams_shape),
+		T("14b /conf has its own section names", http_has_its_own_section_names),
 		T("15 the checked-in docs are current", the_checked_in_docs_are_current),
 		T("16 every allocation may fail", every_allocation_may_fail),
 	};
