@@ -297,7 +297,7 @@ int place_enter(struct server *srv, enum plan_role role, uint32_t index, const c
 	if (srv->conf.numa == CONF_WANT_YES)
 		return why_set(why, err, "%s cannot be bound to CPUs %s: %s (--numa yes; a seccomp profile or cpuset?)",
 			       name, list, strerror(-err));
-	if (srv->unplaced == 1)
+	if (srv->unplaced == 1 && srv->machine->limits.sched_setaffinity != PROBE_DENIED) /* else the plan said it */
 		log_warn("%s cannot be bound to CPUs %s: %s; threads run wherever the kernel puts them", name, list,
 			 strerror(-err));
 	return 0;

@@ -216,7 +216,8 @@ static uint32_t smaller_pages(const struct server *srv)
 
 static uint64_t fallbacks(const struct server *srv)
 {
-	return (uint64_t)arena_fallbacks(srv->arena) + srv->unplaced + smaller_pages(srv) + place_unbindable(srv);
+	return (uint64_t)arena_fallbacks(srv->arena) + (srv->unplaced ? 1 : 0) + smaller_pages(srv) +
+	       place_unbindable(srv);
 }
 
 int place_status(struct server *srv, struct status *out)
