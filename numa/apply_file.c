@@ -3,7 +3,7 @@
  * A plan is ours, but the journal is a file that waits on a disk, and undo runs as root: so paths are held against a list, every
  * folder on the way is opened without following a link, and on the real system the file must be on sysfs or procfs.
  */
-#include "numa/apply_int.h"
+#include "numa/apply_journal.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -8,7 +8,7 @@
  *
  * Values follow a '=' and have bytes outside of the printable ones (and blanks and '%') as %XX.
  */
-#include "numa/apply_int.h"
+#include "numa/apply_journal.h"
 
 #include "daemon/base/mem.h"
 

@@ -1,5 +1,5 @@
 /* The journal as a file of foreign bytes. */
-#include "numa/apply_int.h"
+#include "numa/apply_journal.h"
 
 #include "daemon/base/mem.h"
 

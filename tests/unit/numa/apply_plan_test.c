@@ -1,5 +1,5 @@
 /* What plans ask for is what apply may write, and what the sample files of config/ hold. */
-#include "numa/apply_int.h"
+#include "numa/apply_journal.h"
 #include "tests/unit/numa/machine_fixture.h"
 
 #include <setjmp.h>

@@ -2,7 +2,7 @@
 #include "numa/apply.h"
 
 #include "daemon/base/mem.h"
-#include "numa/apply_int.h"
+#include "numa/apply_journal.h"
 
 #include <errno.h>
 #include <ftw.h>

@@ -1,11 +1,11 @@
-/* apply_int.h - inside apply: the files it may touch, and the journal.
+/* apply_journal.h - inside apply: the files it may touch, and the journal.
  *
  * The journal is a text file. Its first line names it, its second the boot it is of; each apply adds "run", one "set" line per
  * step before that step is done, and "end". A line counts once its newline is there, and it is there, synced, before the file
  * it speaks of is touched: so a torn last line speaks of nothing that happened.
  */
-#ifndef NUMA_APPLY_INT_H
-#define NUMA_APPLY_INT_H
+#ifndef NUMA_APPLY_JOURNAL_H
+#define NUMA_APPLY_JOURNAL_H
 
 #include "numa/apply.h"
 
