@@ -223,9 +223,9 @@ static int start(struct server *srv, struct why *why)
 	if (!err)
 		err = control_start(srv, why);
 	if (!err)
-		err = start_http(srv, why);
-	if (!err)
 		err = l1_thread_start(srv) ? why_set(why, -ENOMEM, "cannot start the thread that fills L1") : 0;
+	if (!err)
+		err = start_http(srv, why); /* last: it shows all others */
 	return err;
 }
 
