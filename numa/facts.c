@@ -215,6 +215,8 @@ static ssize_t get(struct facts *f, const char *path)
 {
 	ssize_t n;
 
+	if (!path[0])
+		return -ENOENT;
 	if (!f->root)
 		return from_record(f, f->files, path);
 	n = read_live(f, path);

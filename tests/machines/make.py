@@ -496,6 +496,21 @@ def cgroup1():
                           huge + "/hugetlb.2MB.rsvd.limit_in_bytes": none})
 
 
+def big():
+    """What plans are timed on: 8 nodes, 512 CPUs, 16 GPUs, 16 network cards, 16 drives."""
+    nodes = [Node(i, f"{i * 32}-{i * 32 + 31},{256 + i * 32}-{287 + i * 32}", 377.4, i // 4, {M2: (0, 0), G1: (256, 256)}) for i in range(8)]
+    roots = []
+    for i in range(8):
+        below = []
+        for k in range(2):
+            g, b = 2 * i + k, 0x10 * (2 * i + k)
+            below.append(switched("%02x" % b, i, gpu("%02x:00.0" % (b + 3), i, "NVIDIA B200"), rdma("%02x:00.0" % (b + 4), i, f"mlx5_{g}", f"ib{g}"),
+                                  nvme("%02x:00.0" % (b + 5), i, f"nvme{g}n1", speed=GEN5)))
+        roots += below
+    return Machine("big", nodes, roots, threads=2, l3=8, dist=[[10 if a == b else 12 if a // 4 == b // 4 else 32 for b in range(8)] for a in range(8)],
+                   memlock="unlimited", board=("Example", "16-GPU server"))
+
+
 def asym():
     roots = [switched("10", 0, gpu("13:00.0", 0, "NVIDIA A100-PCIE-40GB", speed=GEN4)), switched("50", 1, rdma("53:00.0", 1, "mlx5_0", "ib0", "ConnectX-6", speed=GEN4, width=8, max=(GEN4, 16)))]
     return Machine("asym", [Node(0, "0-7", 31.2, 0, {M2: (2048, 2048), G1: (1, 0)}), Node(1, "8-23", 251.9, 1, {M2: (512, 512), G1: (30, 30)})],
@@ -575,7 +590,7 @@ def lstopo():
     return m
 
 
-MACHINES = (gpu8, plain, epyc8, gh200, vm, lab, cxl, cpuset, cgroup1, asym, holes, dgx2, offline, many, disputed, lstopo)
+MACHINES = (gpu8, plain, big, epyc8, gh200, vm, lab, cxl, cpuset, cgroup1, asym, holes, dgx2, offline, many, disputed, lstopo)
 
 
 def main(names):

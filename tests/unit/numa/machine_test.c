@@ -14,10 +14,10 @@
 
 #define DIR_MACHINES "tests/machines/"
 
-static const char *const machines[] = {"gpu8.json",    "plain.json", "epyc8.json",    "gh200.json",
-				       "vm.json",      "lab.json",   "cxl.json",      "cpuset.json",
-				       "cgroup1.json", "asym.json",  "holes.json",    "dgx2.json",
-				       "offline.json", "many.json",  "disputed.json", "lstopo.xml"};
+static const char *const machines[] = {"gpu8.json",     "big.json",   "plain.json", "epyc8.json",   "gh200.json",
+				       "vm.json",       "lab.json",   "cxl.json",   "cpuset.json",  "cgroup1.json",
+				       "asym.json",     "holes.json", "dgx2.json",  "offline.json", "many.json",
+				       "disputed.json", "lstopo.xml"};
 #define NMACHINES (sizeof(machines) / sizeof(machines[0]))
 
 static struct machine *load(const char *name)
