@@ -128,6 +128,19 @@ static void test_3_in_the_root_of_a_namespace(void **state)
 	machine_destroy(m);
 }
 
+/* The other way round: the inner one is larger but nearly full. */
+static void test_3b_room_counts_not_the_limit(void **state)
+{
+	struct machine *m = WITH({"/proc/self/cgroup", "0::/x"}, {CG "/x/hugetlb.2MB.max", "41943040"},
+				 {CG "/x/hugetlb.2MB.current", "37748736"}, {CG "/hugetlb.2MB.max", "8388608"},
+				 {CG "/hugetlb.2MB.current", "0"});
+
+	(void)state;
+	assert_string_equal(hugetlb(m, MIB2)->where, CG "/x/hugetlb.2MB.max");
+	assert_int_equal(hugetlb(m, MIB2)->used, 37748736);
+	machine_destroy(m);
+}
+
 static void test_4_version_1_and_both(void **state)
 {
 	static const char mounts[] = "30 1 0:26 / " CG "/unified rw - cgroup2 cgroup2 rw\n"
@@ -354,6 +367,7 @@ int main(void)
 		cmocka_unit_test(test_1_nothing_limits),
 		cmocka_unit_test(test_2_the_tightest_on_the_way_up),
 		cmocka_unit_test(test_3_in_the_root_of_a_namespace),
+		cmocka_unit_test(test_3b_room_counts_not_the_limit),
 		cmocka_unit_test(test_4_version_1_and_both),
 		cmocka_unit_test(test_5_strange_text),
 		cmocka_unit_test(test_6_a_long_name_keeps_its_end),
