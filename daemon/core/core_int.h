@@ -249,6 +249,7 @@ struct server {
 	uint64_t started_ms;
 	int epoll_fd, signal_fd, timer_fd;
 	uint32_t ticks; /* main thread */
+	bool l1_short;  /* main thread: it has been said that L1 cannot grow */
 	_Atomic bool stopping;
 };
 

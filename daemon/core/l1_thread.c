@@ -168,6 +168,24 @@ void l1_thread_stop(struct server *srv)
 	srv->l1_thread = NULL;
 }
 
+void l1_report_shortage(struct server *srv)
+{
+	struct store_stats st;
+	double gib = 1 << 30;
+
+	store_stats(srv->store, &st);
+	if ((st.short_bytes != 0) == srv->l1_short)
+		return;
+	srv->l1_short = st.short_bytes != 0;
+	if (srv->l1_short)
+		log_warn("L1 cannot grow beyond %.2f of %.2f GiB, so it evicts early: no more memory can be had below "
+			 "/dev/shm (see df /dev/shm, and the cgroup's limit); free some, or lower --l1-size-gb",
+			 (double)st.committed_bytes / gib, (double)st.total_bytes / gib);
+	else
+		log_info("L1 grows again: %.2f of %.2f GiB", (double)st.committed_bytes / gib,
+			 (double)st.total_bytes / gib);
+}
+
 bool l1_thread_place(struct server *srv, uint32_t i, struct arena_place *out, double *age_s)
 {
 	struct l1_thread *t = srv->l1_thread;

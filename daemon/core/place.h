@@ -58,6 +58,8 @@ void locality_count(struct server *srv, const struct ctx *c, enum locality_op op
 
 int l1_thread_start(struct server *srv);
 void l1_thread_stop(struct server *srv);
+/* One line when L1 could not grow to its size, and one when it can again. Main thread. */
+void l1_report_shortage(struct server *srv);
 /* The last look at range i; false when there was none. */
 bool l1_thread_place(struct server *srv, uint32_t i, struct arena_place *out, double *age_s);
 

@@ -270,6 +270,7 @@ static void tick(struct server *srv)
 	n = ctx_sweep(srv->contexts, &limits, now);
 	metric_add(srv->metrics, M_CONTEXTS_REAPED, n);
 	n = srv->ticks++ % STORE_TICKS == 0 ? store_tick(srv->store, now) : 0;
+	l1_report_shortage(srv);
 	if (n)
 		log_info("L1 memory usage above watermark %.2f; %.2f GiB evicted", srv->conf.eviction_trigger_watermark,
 			 (double)n / (1 << 30));

@@ -201,6 +201,8 @@ static void fill_bytes(const struct store *s, struct store_stats *out)
 		uint32_t units = slots_largest(&s->slots, i);
 		largest = units > largest ? units : largest;
 		out->committed_bytes += units_bytes(s, s->slots.range[i].grown);
+		if (s->slots.range[i].grow_failed)
+			out->short_bytes += units_bytes(s, s->slots.range[i].units - s->slots.range[i].grown);
 	}
 	out->largest_free_bytes = units_bytes(s, largest);
 	out->used_bytes = units_bytes(s, s->used_units);

@@ -1,4 +1,5 @@
 """Edges of what unmodified clients and operators may say: longest names, widest worlds, smallest chunks."""
+import ctypes
 import http.client
 import json
 import os
@@ -9,7 +10,7 @@ import tempfile
 import urllib.parse
 
 sys.dont_write_bytecode = True
-from lmclient import BIN, CHUNK, KV, Engine, Skip, Tap, eq, free_port, random_tokens         # noqa: E402
+from lmclient import BIN, CHUNK, KV, Daemon, Engine, Skip, Tap, eq, fork, free_port, random_tokens   # noqa: E402
 
 tap = Tap()
 
@@ -91,6 +92,43 @@ def busy_port():
         if "Address already in use" not in last or "another %s" % flag not in last:
             raise AssertionError(last)
         eq([n for n in set(os.listdir("/dev/shm")) - before if n == "lmca_busy_%d" % os.getpid()], [], "left in /dev/shm")
+
+
+def small_shm():
+    """Runs in a child: a /dev/shm of its own that somebody else fills up while the server runs."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x20000) != 0 or libc.mount(b"none", b"/", None, 0x44000, None) != 0 or \
+       libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=400m") != 0:
+        os._exit(77)
+    kv = KV(1, nl=8, nh=8, hs=64, nb=64)                        # 4 MiB a chunk
+    with Daemon("--l1-init-size-gb", "0.02", l1="0.3") as d, Engine(d.port, "D4", kv, model="full") as e:
+        def store(count):
+            for _ in range(count):
+                eq(e.fill(random_tokens(512)) is not None, True, "STORE")
+        with open("/dev/shm/hog", "wb", 0) as hog:
+            free = os.statvfs("/dev/shm")
+            hog.write(bytes(free.f_bavail * free.f_frsize - 8192))
+        store(40)                                               # 80 chunks of 4 MiB do not fit
+        if not d.wait(lambda: "L1 cannot grow beyond" in d.log()):
+            raise AssertionError("not a word about the shortage")
+        eq(d.status()["is_healthy"], True, "health")
+        tokens = random_tokens(512)
+        data = e.fill(tokens)
+        eq(e.lookup(tokens, "r"), 2, "hits while short")
+        e.take(tokens, data, "r")
+        os.unlink("/dev/shm/hog")
+        store(40)
+        if not d.wait(lambda: "L1 grows again" in d.log() or store(10), 8):
+            raise AssertionError("L1 did not grow again")
+
+
+@tap.test("somebody else fills /dev/shm: L1 stays as large as it is and says so, and grows when there is room again")
+def full_shm():
+    pid = fork(small_shm)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 77:
+        raise Skip("no mount namespaces here")
+    eq(code, 0, "the child's exit")
 
 
 if __name__ == "__main__":

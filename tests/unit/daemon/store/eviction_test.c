@@ -257,6 +257,7 @@ static void test_11_growth_that_fails(void **state)
 	assert_int_equal(stats(&f).evicted_objects, 20);
 	asked = f.a->commits;
 	assert_int_equal(asked, 1);
+	assert_int_equal(stats(&f).short_bytes, 56 * UNIT); /* what the operator is told */
 	assert_true(store_tick(f.s, 0) > 0); /* the watermark is one of what is usable */
 	assert_int_equal(f.a->commits, asked + 1);
 	f.a->refuse = false;
@@ -265,6 +266,7 @@ static void test_11_growth_that_fails(void **state)
 	put(&f, 50, 20, UNIT);
 	assert_int_equal(count_ns(&f, f.ns, 50, 20), 20);
 	assert_true(stats(&f).committed_bytes > 8 * UNIT);
+	assert_int_equal(stats(&f).short_bytes, 0);
 	fix_close(&f);
 }
 
