@@ -24,7 +24,7 @@ def free():
 
 def bench(node, *more):
     return lab.start(["numactl", "-N", str(node), "-m", str(node), BIN, "bench", "kvcache", "--verify-only", "--clients", "1",
-                      "--tokens", "512", "--format", "json", *more])
+                      "--tokens", "512", "--seed", str(100 + node), "--format", "json", *more])
 
 
 def checked(daemon):
@@ -95,10 +95,11 @@ def threads():
         eq([t["tid"] for t in verify(d, 1)["threads"] if t["astray"]], [moved["tid"]], "numa verify after a thread was moved")
 
 
-def local_bytes(pages, mode):
+def local_bytes(pages, mode, policy, pools):
     def test():
-        with Daemon(lab, *SPREAD, "--numa-map", "0=640M,1=640M" if pages == "2m" else "0=384M,1=384M", "--l1-pages", pages,
-                    l1="1.25" if pages == "2m" else "0.75") as d:
+        words = SPREAD[:2] + policy + SPREAD[4:]
+        with Daemon(lab, *words, "--l1-pages", pages, l1=str(sum(pools.values()) / 1024)) as d:
+            eq({p["node"]: p["bytes"] >> 20 for p in d.status()["numa"]["pools"]}, pools, "pools")
             jobs = [bench(node, "--mode", mode) for node in (0, 1)]
             for job in jobs:
                 eq(job.wait(240), 0, job.output("err").decode() + d.log()[-2000:])
@@ -116,9 +117,12 @@ def local_bytes(pages, mode):
     return test
 
 
-for kind, how in (("2m", "handle"), ("2m", "engine-driven"), ("4k", "handle")):
-    lab.test("bench kvcache with a client on each node, %s, %s: at least 95 %% of the bytes are local" % (
-        {"2m": "huge pages", "4k": "pages of 4 KiB"}[kind], how), limit=400)(local_bytes(kind, how))
+for kind, how, policy, pools in (
+        ("2m", "handle", ("--numa-policy", "manual", "--numa-map", "0=640M,1=640M,2=64M"), {0: 640, 1: 640, 2: 64}),
+        ("2m", "engine-driven", ("--numa-policy", "spread"), {0: 640, 1: 640}),
+        ("4k", "handle", ("--numa-policy", "manual", "--numa-map", "0=384M,1=384M,2=64M"), {0: 384, 1: 384, 2: 64})):
+    lab.test("bench kvcache with a client on each node, pages %s, %s, %s: at least 95 %% of the bytes are local" % (
+        kind, how, policy[1]), limit=400)(local_bytes(kind, how, policy, pools))
 
 
 @lab.test("pages moved behind its back are counted to the page within one interval")
