@@ -70,12 +70,17 @@ static uint64_t huge_count(node_id node, uint64_t page, const char *file)
 	return arena_read_u64(path, &n) ? n : 0;
 }
 
-/* Pages the kernel may make beyond those that were set aside. */
-static uint64_t huge_overcommit(uint64_t page)
+/* Pages the kernel may make beyond those that were set aside. Not for bound ranges: it makes them when the file is mapped, on any
+ * node, populating then makes others on the right one, and the first stay in the pool for nobody. */
+static uint64_t huge_overcommit(const struct arena *a)
 {
-	uint64_t max = huge_count(NODE_UNKNOWN, page, "nr_overcommit_hugepages");
-	uint64_t used = huge_count(NODE_UNKNOWN, page, "surplus_hugepages");
+	uint64_t max = huge_count(NODE_UNKNOWN, a->page_bytes, "nr_overcommit_hugepages");
+	uint64_t used = huge_count(NODE_UNKNOWN, a->page_bytes, "surplus_hugepages");
 
+	for (uint32_t i = 0; i < a->nranges; i++) {
+		if (a->bindable[i])
+			return 0;
+	}
 	return max > used ? max - used : 0;
 }
 
@@ -178,7 +183,7 @@ static int check_cgroup(const struct arena *a, struct why *why)
 
 int arena_huge_check(const struct arena *a, struct why *why)
 {
-	uint64_t page = a->page_bytes, extra = huge_overcommit(page);
+	uint64_t page = a->page_bytes, extra = huge_overcommit(a);
 	char path[PATH], size[24];
 
 	huge_path(NODE_UNKNOWN, page, "nr_hugepages", path);
@@ -189,7 +194,7 @@ int arena_huge_check(const struct arena *a, struct why *why)
 		node_id node = a->range[i].node;
 		uint64_t want = pages_wanted(a, node), avail = huge_count(node, page, "free_hugepages");
 
-		if (a->bindable[i] && want > avail + extra)
+		if (a->bindable[i] && want > avail)
 			return shortage(node, page, want, avail, why);
 	}
 	uint64_t avail = huge_count(NODE_UNKNOWN, page, "free_hugepages");
