@@ -54,7 +54,7 @@ class Machine:
     module: list = dataclasses.field(default_factory=list)
     modparam: list = dataclasses.field(default_factory=list)
     setup: list = dataclasses.field(default_factory=list)
-    boot_timeout: float = 90
+    boot_timeout: float = 180
     kernel: str = ""
     append: str = ""
     cpu: str = "max,-la57"
@@ -182,7 +182,7 @@ def add_options(parser):
     add("--module", action="append", default=[], help="a further kernel module to load")
     add("--modparam", action="append", default=[], metavar="MODULE.NAME=VALUE")
     add("--setup", action="append", default=[], metavar="CMD", help="a further shell line of each guest's set-up")
-    add("--boot-timeout", type=float, default=90, metavar="S")
+    add("--boot-timeout", type=float, default=180, metavar="S")
     add("--kernel", default="", help="kernel image (default: the newest in /boot that has its modules)")
     add("--append", default="", help="more kernel command line")
     add("--cpu", default="max,-la57")
