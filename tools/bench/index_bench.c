@@ -92,7 +92,8 @@ static void store_all(struct rig *r, const struct store_hash *h, uint32_t n)
 {
 	store_obj o[PROMPT];
 
-	if (store_reserve(r->s, r->ns, h, n, UNIT, NODE_UNKNOWN, 0, o).reserved != n || store_commit(r->s, o, n, 0) != n)
+	if (store_reserve(r->s, r->ns, h, n, UNIT, NODE_UNKNOWN, 0, o).reserved != n ||
+	    store_commit(r->s, o, n, 0) != n)
 		abort();
 }
 

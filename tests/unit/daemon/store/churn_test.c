@@ -55,7 +55,8 @@ static void churn(bool real, uint32_t touches)
 		struct store_hash h = key(i);
 		store_obj o;
 		before = stats(&f);
-		assert_int_equal(store_reserve(f.s, f.ns, &h, 1, chunk_size(&r, real), NODE_UNKNOWN, i, &o).reserved, 1);
+		assert_int_equal(store_reserve(f.s, f.ns, &h, 1, chunk_size(&r, real), NODE_UNKNOWN, i, &o).reserved,
+				 1);
 		store_commit(f.s, &o, 1, i);
 		st = stats(&f);
 		if (i > ops / 2 && st.evicted_objects != before.evicted_objects) {

@@ -196,7 +196,8 @@ static void do_reserve(struct model *m)
 		struct mkey *k = &m->k[ns][i];
 		bool present = k->state != ABSENT && !will_replace(k, bytes);
 		store_obj o;
-		struct store_reserve_result r = store_reserve(m->f.s, m->ns[ns], &h, 1, bytes, NODE_UNKNOWN, m->clock, &o);
+		struct store_reserve_result r =
+			store_reserve(m->f.s, m->ns[ns], &h, 1, bytes, NODE_UNKNOWN, m->clock, &o);
 		assert_int_equal(r.present, present);
 		assert_int_equal(r.present + r.refused + r.reserved, 1);
 		if (r.reserved && k->state == READABLE)
