@@ -403,6 +403,51 @@ static void test_7_out_of_memory_is_no_smaller_machine(void **state)
 	}
 }
 
+/* ---- slow memory: each source alone is enough ---- */
+
+enum { BY_TIER = 1, BY_DAX = 2, BY_BANDWIDTH = 4, BY_HWLOC = 8 };
+
+static json_t *cxl_with(int sources)
+{
+	json_t *root = json_load_file(DIR_MACHINES "cxl.json", 0, NULL), *files = json_object_get(root, "files");
+	const char *xml = json_string_value(json_object_get(root, "hwloc"));
+	char *copy = strdup(xml), *at = strstr(copy, "DAXDevice");
+
+	assert_non_null(at);
+	if (!(sources & BY_HWLOC))
+		memcpy(at, "OtherInfo", 9);
+	json_object_set_new(root, "hwloc", json_string(copy));
+	free(copy);
+	if (!(sources & BY_TIER))
+		json_object_del(json_object_get(root, "dirs"), "/sys/devices/virtual/memory_tiering");
+	json_object_set_new(files, "/sys/devices/system/node/node0/access0/initiators/read_bandwidth",
+			    json_string("200000"));
+	if (!(sources & BY_BANDWIDTH))
+		json_object_del(files, "/sys/devices/system/node/node2/access0/initiators/read_bandwidth");
+	if (sources & BY_DAX) {
+		json_object_set_new(json_object_get(root, "dirs"), "/sys/bus/dax/devices", json_pack("[s]", "dax2.0"));
+		json_object_set_new(files, "/sys/bus/dax/devices/dax2.0/target_node", json_string("2"));
+	}
+	return root;
+}
+
+static void test_8_slow_memory_by_each_source(void **state)
+{
+	(void)state;
+	for (int sources = 0; sources < 16; sources++) {
+		json_t *root = cxl_with(sources);
+		struct machine *m = load_json(root, NULL);
+
+		assert_non_null(m);
+		assert_int_equal(node(m, 0)->kind, NODE_DRAM);
+		assert_int_equal(node(m, 1)->kind, NODE_DRAM);
+		assert_int_equal(node(m, 2)->kind, sources ? NODE_SLOW : NODE_DRAM);
+		expect_device(m, "nvme0n1", 1, CONF_CERTAIN); /* a node without CPUs is no device's node, slow or not */
+		machine_destroy(m);
+		json_decref(root);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -413,6 +458,7 @@ int main(void)
 		cmocka_unit_test(test_5_unknown_stays_unknown),
 		cmocka_unit_test(test_6_cpus_without_a_node),
 		cmocka_unit_test(test_7_out_of_memory_is_no_smaller_machine),
+		cmocka_unit_test(test_8_slow_memory_by_each_source),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
