@@ -151,7 +151,7 @@ static void finish(struct control *c, struct task *t)
 		return;
 	}
 	learn(c, t);
-	metric_observe(c->srv->metrics, M_REQUEST_SECONDS, (double)(clock_ns() - t->received_ns) / 1e9);
+	count_request(c->srv, t->def->op, clock_ns() - t->received_ns);
 	if (t->has_reply)
 		send_reply(c, t);
 	if (t->early && !(atomic_fetch_or(&t->parts_done, TASK_SENT) & TASK_RELEASED))
@@ -208,7 +208,7 @@ static void drop(struct control *c, struct task *t, const char *reason)
 	char peer[24] = "";
 
 	atomic_fetch_add(&c->dropped, 1);
-	metric_add(c->srv->metrics, M_DROPPED_MESSAGES, 1);
+	count(c->srv, COUNT_DROP_NO_REQUEST, 1);
 	for (size_t i = 0; i < zmq_msg_size(&t->id) && i < 5; i++)
 		snprintf(peer + 2 * i, sizeof(peer) - 2 * i, "%02x", id[i]);
 	if (log_limit_pass(&limit, 200, &dropped))
@@ -308,7 +308,7 @@ static enum wire_op op_of(struct peer *p, uint64_t number)
 static void unserved(struct control *c, struct peer *p, struct task *t, enum wire_op op, uint64_t number)
 {
 	atomic_fetch_add(&c->bad, 1);
-	metric_add(c->srv->metrics, M_DROPPED_MESSAGES, 1);
+	count(c->srv, COUNT_DROP_NOT_SERVED, 1);
 	if (p->warned++ < MAX_WARNINGS)
 		log_warn("request %llu (%s, %s) is not served by this build: ignored", (unsigned long long)number,
 			 op ? wire_op_name(op) : "unknown", wire_dialect_name(p->dialect));

@@ -214,8 +214,34 @@ void liveness_dead(void *arg, const struct ctx *c);
 
 void snapshot_host(struct server *srv, struct http_host *out);
 
+/* ---- metrics with labels (count.c) ---------------------------------------------------------------------------------- */
+
+enum count_id {
+	COUNT_ERROR_UNREADABLE,
+	COUNT_ERROR_REGISTRATION,
+	COUNT_ERROR_REFUSED,
+	COUNT_DROP_NO_REQUEST,
+	COUNT_DROP_NOT_SERVED,
+	COUNT_REAPED_PIDFD,
+	COUNT_REAPED_PING,
+	COUNT_STORES_SUBMITTED,
+	COUNT_STORES_FINISHED,
+	COUNT_RETRIEVES_SUBMITTED,
+	COUNT_RETRIEVES_FINISHED,
+	COUNT_IDS
+};
+
+/* Once, after metrics_create. The others: any thread. */
+void count_init(struct server *srv);
+void count(struct server *srv, enum count_id id, uint64_t n);
+void count_request(struct server *srv, enum wire_op op, uint64_t ns);
+void count_lookup(struct server *srv, const struct session_lookup *l, const struct session_hits *hits);
+void count_no_room(struct server *srv, struct slice model, uint32_t chunks);
+void count_read_failure(struct server *srv, struct slice model);
+
 struct server {
 	struct conf conf;
+	metric_series counted[COUNT_IDS], op_requests[WIRE_OP_COUNT], op_seconds[WIRE_OP_COUNT];
 	struct machine *machine;
 	struct plan *plan;
 	struct l1_thread *l1_thread;

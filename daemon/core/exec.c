@@ -147,7 +147,7 @@ static void log_bad(struct server *srv, const struct task *t, const struct why *
 	const uint8_t *id = zmq_msg_data((zmq_msg_t *)&t->id);
 	size_t n = zmq_msg_size(&t->id);
 
-	metric_add(srv->metrics, M_REQUEST_ERRORS, 1);
+	count(srv, COUNT_ERROR_UNREADABLE, 1);
 	if (!log_limit_pass(&limit, 200, &dropped))
 		return;
 	peer[0] = '\0';

@@ -132,7 +132,7 @@ void liveness_event(struct server *srv, uint64_t instance_id)
 		return;
 	struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
 	if (c->pidfd >= 0 && poll(&p, 1, 0) == 1 && ctx_drop_this(srv->contexts, c)) {
-		metric_add(srv->metrics, M_CONTEXTS_REAPED, 1);
+		count(srv, COUNT_REAPED_PIDFD, 1);
 		log_warn("instance %llu (%s): its process ended; everything it held is free",
 			 (unsigned long long)instance_id, c->model);
 	}

@@ -76,7 +76,7 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 			    e->objs);
 	metric_add(srv->metrics, M_SM_WRITE_SUCCEED_KEYS, res.reserved);
 	metric_add(srv->metrics, M_SM_WRITE_FAILED_KEYS, res.present + res.refused);
-	metric_add(srv->metrics, M_L1_ALLOCATION_FAILURE_CHUNKS, res.refused);
+	count_no_room(srv, slice_str(c->model), res.refused);
 	if (res.reserved) {
 		t0 = clock_ns();
 		ok = gather_all(e, c, blocks, g->n);
@@ -106,9 +106,9 @@ void op_store(struct exec *e, struct wire_req *r, struct outcome *o)
 	if (!c) {
 		why_set(&why, -ENOENT, "unknown instance");
 	} else if (check_request(e, r, c, blocks, &g, &why) == 0) {
-		metric_add(e->srv->metrics, M_NUM_SUBMITTED_STORES, 1);
+		count(e->srv, COUNT_STORES_SUBMITTED, 1);
 		ok = !ctx_faulted(c) && store_range(e, r, c, blocks, &g);
-		metric_add(e->srv->metrics, M_NUM_FINISHED_STORES, 1);
+		count(e->srv, COUNT_STORES_FINISHED, 1);
 		if (!ok)
 			why_set(&why, -EFAULT, "the engine's shared memory vanished during the copy");
 	}
@@ -180,14 +180,14 @@ void op_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
 	if (!c) {
 		why_set(&why, -ENOENT, "unknown instance");
 	} else if (check_request(e, r, c, blocks, &g, &why) == 0) {
-		metric_add(e->srv->metrics, M_NUM_SUBMITTED_RETRIEVES, 1);
+		count(e->srv, COUNT_RETRIEVES_SUBMITTED, 1);
 		err = retrieve_range(e, r, c, blocks, &g);
-		metric_add(e->srv->metrics, M_NUM_FINISHED_RETRIEVES, 1);
+		count(e->srv, COUNT_RETRIEVES_FINISHED, 1);
 		if (err == -EFAULT)
 			why_set(&why, err, "the engine's shared memory vanished during the copy");
 	}
 	if (err == -ENOENT)
-		metric_add(e->srv->metrics, M_L1_READ_FAILURE_CHUNKS, 1);
+		count_read_failure(e->srv, slice_str(c->model));
 	else if (err)
 		refuse(e->srv, r, &why);
 	answer(r, err == 0, o);

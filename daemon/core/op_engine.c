@@ -91,7 +91,7 @@ static uint32_t reserve(struct exec *e, const struct wire_req *r, const struct c
 			    e->objs);
 	metric_add(srv->metrics, M_SM_WRITE_SUCCEED_KEYS, res.reserved);
 	metric_add(srv->metrics, M_SM_WRITE_FAILED_KEYS, res.present + res.refused);
-	metric_add(srv->metrics, M_L1_ALLOCATION_FAILURE_CHUNKS, res.refused);
+	count_no_room(srv, slice_str(c->model), res.refused);
 	store_ns_put(srv->store, ns); /* the reserved objects keep it alive */
 	return res.reserved;
 }
@@ -427,7 +427,7 @@ void op_prepare_retrieve(struct exec *e, struct wire_req *r, struct outcome *o)
 	else
 		ok = answer_bytes(e, r, c, &g, o);
 	if (c && !ok)
-		metric_add(e->srv->metrics, M_L1_READ_FAILURE_CHUNKS, 1);
+		count_read_failure(e->srv, slice_str(c->model));
 	o->reply.flag = ok;
 	ctx_put(e->srv->contexts, c);
 }
@@ -443,7 +443,7 @@ void op_retrieve_cpu_chunks(struct exec *e, struct wire_req *r, struct outcome *
 	if (!c)
 		refuse(e->srv, r, &why);
 	else if (!answer_bytes(e, r, c, &g, o))
-		metric_add(e->srv->metrics, M_L1_READ_FAILURE_CHUNKS, 1);
+		count_read_failure(e->srv, slice_str(c->model));
 	ctx_put(e->srv->contexts, c);
 }
 

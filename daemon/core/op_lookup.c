@@ -25,19 +25,6 @@ static uint16_t locks_wanted(const struct wire_req *r)
 	return (uint16_t)(n > MAX_LOCKS ? MAX_LOCKS : n);
 }
 
-static void count_lookup(struct server *srv, uint32_t nchunks, const struct session_hits *hits)
-{
-	uint64_t cs = srv->chash.chunk_tokens;
-
-	metric_add(srv->metrics, M_LOOKUPS_REQUESTS, 1);
-	metric_add(srv->metrics, M_LOOKUP_REQUESTED_TOKENS, nchunks * cs);
-	metric_add(srv->metrics, M_LOOKUP_HIT_TOKENS, hits->chunks * cs);
-	metric_add(srv->metrics, M_LOOKUP_HIT_L1_TOKENS, hits->chunks * cs);
-	metric_add(srv->metrics, M_SM_READ_REQUESTS, 1);
-	metric_add(srv->metrics, M_SM_READ_SUCCEED_KEYS, hits->chunks);
-	metric_add(srv->metrics, M_SM_READ_FAILED_KEYS, nchunks - hits->chunks);
-}
-
 void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	struct server *srv = e->srv;
@@ -61,7 +48,7 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 			l.locks ? "no memory, or the request id is too long" : "num_kv_readers below 1");
 		refuse(srv, r, &why);
 	}
-	count_lookup(srv, l.nchunks, &hits);
+	count_lookup(srv, &l, &hits);
 	o->answered = true;
 	if (r->dialect <= WIRE_D1)
 		o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits.job_id};

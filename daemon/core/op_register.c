@@ -72,7 +72,7 @@ static int enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 
 static void refuse_instance(struct server *srv, const struct wire_req *r, const struct why *why)
 {
-	metric_add(srv->metrics, M_REQUEST_ERRORS, 1);
+	count(srv, COUNT_ERROR_REGISTRATION, 1);
 	if (may_log())
 		log_error("registration of instance %llu (model '%.*s') refused: %s",
 			  (unsigned long long)r->instance_id, SLICE_FMT(r->model), why->text);

@@ -203,6 +203,8 @@ static int start(struct server *srv, struct why *why)
 			      ? why_set(why, -ENOMEM, "out of memory")
 			      : 0;
 	if (!err)
+		count_init(srv);
+	if (!err)
 		err = place_open(srv, why);
 	if (!err)
 		err = open_arena(srv, why);
@@ -265,10 +267,11 @@ static void tick(struct server *srv)
 		return;
 	atomic_store(&srv->tick_ms, now);
 	expired = sessions_sweep(srv->sessions, now);
+	metric_add(srv->metrics, M_SESSION_LOCKS_EXPIRED, expired);
 	if (expired)
 		log_warn("%u request(s) kept lookup locks beyond the read TTL: released", expired);
 	n = ctx_sweep(srv->contexts, &limits, now);
-	metric_add(srv->metrics, M_CONTEXTS_REAPED, n);
+	count(srv, COUNT_REAPED_PING, n);
 	n = srv->ticks++ % STORE_TICKS == 0 ? store_tick(srv->store, now) : 0;
 	l1_report_shortage(srv);
 	if (n)

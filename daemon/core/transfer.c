@@ -93,7 +93,7 @@ void refuse(struct server *srv, const struct wire_req *r, const struct why *why)
 	static struct log_limit limit;
 	uint64_t dropped;
 
-	metric_add(srv->metrics, M_REQUEST_ERRORS, 1);
+	count(srv, COUNT_ERROR_REFUSED, 1);
 	if (log_limit_pass(&limit, 200, &dropped))
 		log_warn("%s from instance %llu refused: %s%s", wire_op_name(r->op), (unsigned long long)r->instance_id,
 			 why->text, dropped ? " (and more)" : "");

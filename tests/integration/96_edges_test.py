@@ -3,6 +3,7 @@ import ctypes
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import tempfile
 import urllib.parse
 
 sys.dont_write_bytecode = True
-from lmclient import BIN, CHUNK, KV, Daemon, Engine, Skip, Tap, eq, fork, free_port, random_tokens   # noqa: E402
+from lmclient import (BIN, CHUNK, KV, Client, Daemon, Engine, Skip, Tap, eq, fork, free_port,   # noqa: E402
+                      random_tokens)
 
 tap = Tap()
 
@@ -92,6 +94,52 @@ def busy_port():
         if "Address already in use" not in last or "another %s" % flag not in last:
             raise AssertionError(last)
         eq([n for n in set(os.listdir("/dev/shm")) - before if n == "lmca_busy_%d" % os.getpid()], [], "left in /dev/shm")
+
+
+def series(page):
+    """{(name, labels in order): value} of a /metrics page."""
+    out = {}
+    for line in page.splitlines():
+        if line and line[0] != "#":
+            name, value = line.rsplit(" ", 1)
+            labels = tuple(re.findall(r'="([^"]*)"', name))
+            out[name.split("{")[0].removeprefix("lmcache_"), labels] = float(value)
+    return out
+
+
+@tap.test("labels of /metrics: what happened is counted under its model, salt, request, device and reason")
+def labels():
+    d = tap.daemon
+    before = series(d.http("GET", "/metrics")[1])
+    with Client(d.port, "D4") as c:
+        both = [Engine(d.port, "D4", KV(1), model="org/labels", world=2, rank=r, client=c, salt="team") for r in (0, 1)]
+        tokens = random_tokens(2 * CHUNK)
+        for e in both:
+            e.fill(tokens)
+        longer = tokens + random_tokens(CHUNK)
+        eq(both[0].lookup(longer, "r"), 2, "hits")
+        both[0].free(longer, 0, 2 * CHUNK, "r")
+        eq(both[0].retrieve(tokens, 0, 2 * CHUNK, both[0].blocks(32), "nobody"), False, "RETRIEVE without LOOKUP")
+        eq(both[0].lookup(tokens, "r2", model="never/registered"), 0, "hits of an unknown model")
+        eq(both[0].lookup(random_tokens(CHUNK - 1), "r3"), 0, "hits of no chunk")
+        eq(both[0].store(tokens, 0, 2 * CHUNK, both[0].blocks(32), instance=1), False, "unknown instance")
+        for e in both:
+            e.kv.close()
+    after = series(d.http("GET", "/metrics")[1])
+    who = ("org/labels", "team")
+    for name, label, grown in (
+            ("mp_lookups_requests_total", who, 1), ("mp_lookup_requested_tokens_total", who, 3 * CHUNK),
+            ("mp_lookup_hit_tokens_total", who, 2 * CHUNK), ("mp_lookup_hit_l1_tokens_total", who, 2 * CHUNK),
+            ("mp_lookup_hit_l1_keys_total", who, 4), ("mp_sm_read_succeed_keys_total", (), 4),
+            ("mp_sm_read_failed_keys_total", (), 2), ("mp_sm_read_requests_total", (), 1),
+            ("mp_lookup_early_exit_requests_total", ("", "", "no_gpu_context"), 1),
+            ("mp_lookup_early_exit_requests_total", ("", "", "empty_chunk_hashes"), 1),
+            ("mp_num_submitted_stores_total", ("cpu",), 2), ("mp_num_finished_stores_total", ("cpu",), 2),
+            ("mp_num_submitted_retrieves_total", ("cpu",), 1), ("mp_num_finished_retrieves_total", ("cpu",), 1),
+            ("mp_l1_read_failure_chunks_total", ("l1_retrieve", "not_found", "org/labels"), 1),
+            ("appliance_request_errors_total", ("refused",), 1), ("appliance_requests_total", ("LOOKUP",), 3),
+            ("appliance_requests_total", ("STORE",), 3), ("appliance_request_seconds_count", ("LOOKUP",), 3)):
+        eq(int(after.get((name, label), 0) - before.get((name, label), 0)), grown, "%s%r" % (name, label))
 
 
 def small_shm():
