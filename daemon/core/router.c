@@ -74,6 +74,32 @@ static int endpoint_of(struct server *srv, char *out, size_t cap, bool *v6, stru
 	return 0;
 }
 
+static void *wait_for_all(void *barrier)
+{
+	pthread_mutex_lock(barrier);
+	pthread_mutex_unlock(barrier);
+	return NULL;
+}
+
+/* libzmq starts two threads, and where it cannot (no address space, a limit of processes) it aborts the whole process: so we
+ * try first. One more than it needs, for what its threads allocate. */
+static int threads_can_start(struct why *why)
+{
+	pthread_mutex_t hold = PTHREAD_MUTEX_INITIALIZER;
+	pthread_t t[3];
+	int n = 0, err = 0;
+
+	pthread_mutex_lock(&hold);
+	while (n < 3 && !(err = pthread_create(&t[n], NULL, wait_for_all, &hold)))
+		n++;
+	pthread_mutex_unlock(&hold);
+	while (n--)
+		pthread_join(t[n], NULL);
+	return err ? why_set(why, -err, "cannot start threads: %s (see ulimit -u and -v, and pids.max of the cgroup)",
+			     strerror(err))
+		   : 0;
+}
+
 /* libzmq starts its I/O thread with the first socket, and the thread inherits the priority of whoever makes it: messages must
  * get through while every core copies. Needs privilege; without it the workers' nice value still helps. */
 static void *open_router(void *zmq)
@@ -96,6 +122,8 @@ int router_open(struct server *srv, struct router *r, struct why *why)
 	bool v6 = false;
 	int err = endpoint_of(srv, endpoint, sizeof(endpoint), &v6, why);
 
+	if (!err)
+		err = threads_can_start(why);
 	if (err)
 		return err;
 	r->zmq = zmq_ctx_new();
