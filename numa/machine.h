@@ -141,11 +141,14 @@ struct machine {
 	struct mach_limits limits;
 };
 
-/* NULL `path`: this system. Else a capture, or an hwloc XML (v2; lstopo or hwloc writes it), told apart by content. */
+/* NULL `path`: this system. Else a capture, or an hwloc XML (v2; lstopo or hwloc writes it), told apart by content. What is
+ * allowed is read of the process as it is now: load before threads are bound. An XML, also that of a capture, is loaded by a
+ * child process first, since hwloc crashes on damaged ones; a program that ignores SIGCHLD cannot load files. */
 int machine_load(const char *path, struct machine **out, struct why *why);
 void machine_destroy(struct machine *m);
 
-/* Writes a capture of this system: replayable by machine_load anywhere. 0 or -errno with `why`. */
+/* Writes a capture of this system: replayable by machine_load anywhere. It names the host, its drives' serial numbers and the
+ * mounts this process sees; nothing of other processes. 0 or -errno with `why`. */
 int machine_capture(FILE *out, struct why *why);
 
 /* NULL when unknown or not there. */
