@@ -48,24 +48,29 @@ const char *numa_size_text(uint64_t bytes, char buf[24])
 	/* rounded as printed: 1023.96 MiB is 1 GiB */
 	for (; u < 5 && v >= 1023.95; u++)
 		v /= 1024;
-	double tenths = round(v * 10) / 10;
+	double tenths = v < 100 ? round(v * 10) / 10 : round(v);
 	snprintf(buf, 24, tenths == floor(tenths) ? "%.0f %s" : "%.1f %s", tenths, units[u]);
 	return buf;
 }
 
 uint64_t numa_default_l1(const struct machine *m, char how[128])
 {
-	uint64_t huge = 0, memory = 0;
+	uint64_t of_size[64] = {0}, huge = 0, memory = 0; /* by the page size's power of two */
 	for (uint32_t i = 0; i < m->nnodes; i++) {
 		const struct mach_node *n = &m->nodes[i];
 		if (n->kind != NODE_DRAM || !n->allowed)
 			continue;
 		for (uint32_t k = 0; k < n->nhuge; k++)
-			huge += n->huge[k].known ? n->huge[k].free * n->huge[k].page_bytes : 0;
+			if (n->huge[k].known && n->huge[k].page_bytes)
+				of_size[__builtin_ctzll(n->huge[k].page_bytes)] +=
+					n->huge[k].free * n->huge[k].page_bytes;
 		memory += n->free_bytes ? n->free_bytes : n->memory_bytes / 2;
 	}
+	/* all pools have one page size */
+	for (int i = 0; i < 64; i++)
+		huge = of_size[i] > huge ? of_size[i] : huge;
 	uint64_t bytes = huge ? huge : memory / 2;
-	snprintf(how, 128, huge ? "all free huge pages" : "half of the free memory");
+	snprintf(how, 128, huge ? "the free huge pages" : "half of the free memory");
 	if (bytes > m->limits.memory_max / 2 && !huge) {
 		bytes = m->limits.memory_max / 2;
 		snprintf(how, 128, "half of what the cgroup allows");

@@ -98,7 +98,7 @@ int numa_size_parse(const char *text, uint64_t *out);
 /* "64 GiB", "1.5 TiB", "512 KiB": at most one digit behind the point. */
 const char *numa_size_text(uint64_t bytes, char buf[24]);
 
-/* L1 when nobody says: free huge pages of nodes we may use, else half of their free memory; whole GiB when it is over one.
+/* L1 when nobody says: free huge pages, of the size there is most of, on nodes we may use, else half of their free memory; whole GiB when it is over one.
  * `how` says which in words. */
 uint64_t numa_default_l1(const struct machine *m, char how[128]);
 

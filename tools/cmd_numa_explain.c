@@ -1,0 +1,207 @@
+/* cmd_numa_explain.c - `numa explain`: every fact with its source, and where sources disagree. */
+#include "tools/cmd_numa.h"
+#include "tools/commands.h"
+
+#include "tools/numa_canvas.h"
+#include "tools/numa_json.h"
+#include "tools/numa_picture.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct explain_options {
+	struct numa_options numa;
+	const char *what;
+};
+
+struct teller {
+	struct canvas *c;
+	const struct machine *m;
+	unsigned row;
+};
+
+static void fact(struct teller *t, const char *name, const char *value, const char *source)
+{
+	canvas_text(t->c, t->row, 2, 12, INK_DIM, "%s", name);
+	t->row += canvas_wrap(t->c, t->row, 14, PICTURE_WIDTH - 14, INK_PLAIN, value);
+	if (!source)
+		return;
+	canvas_text(t->c, t->row, 14, 5, INK_DIM, "from");
+	t->row += canvas_wrap(t->c, t->row, 19, PICTURE_WIDTH - 19, INK_DIM, source[0] ? source : "no source");
+}
+
+/* ---- a node ---------------------------------------------------------------------------------------------------------- */
+
+static void tell_huge(struct teller *t, const struct mach_node *n)
+{
+	char size[24], value[128], source[160];
+	for (uint32_t i = 0; i < n->nhuge; i++) {
+		const struct mach_hugepages *h = &n->huge[i];
+		view_page_text(h->page_bytes, size);
+		if (h->known)
+			snprintf(value, sizeof(value), "%s: %llu free of %llu, %llu surplus", size,
+				 (unsigned long long)h->free, (unsigned long long)h->total,
+				 (unsigned long long)h->surplus);
+		else
+			snprintf(value, sizeof(value), "%s: ?", size);
+		snprintf(source, sizeof(source), "/sys/devices/system/node/node%d/hugepages/hugepages-%llukB", n->id.os,
+			 (unsigned long long)(h->page_bytes >> 10));
+		fact(t, "huge pages", value, source);
+	}
+	if (!n->nhuge)
+		fact(t, "huge pages", "?", "");
+}
+
+static void tell_distances(struct teller *t, const struct mach_node *n)
+{
+	char value[1000] = "", source[96];
+	size_t at = 0;
+	for (uint32_t i = 0; i < t->m->nnodes && at + 32 < sizeof(value); i++) {
+		uint32_t d = n->distance ? n->distance[i] : 0;
+		int got = snprintf(value + at, sizeof(value) - at, d ? "%snode %d: %u" : "%snode %d: ?", at ? ", " : "",
+				   t->m->nodes[i].id.os, d);
+		at += got > 0 ? (size_t)got : 0;
+	}
+	snprintf(source, sizeof(source), "/sys/devices/system/node/node%d/distance", n->id.os);
+	fact(t, "distances", value, source);
+}
+
+static void tell_node(struct teller *t, uint32_t node)
+{
+	const struct mach_node *n = &t->m->nodes[node];
+	char marks[64], total[24], left[24], value[1000], list[900], source[96];
+	view_node_marks(n, marks);
+	canvas_text(t->c, t->row++, 0, PICTURE_WIDTH, INK_BOLD, "node %d%s%s", n->id.os, marks[0] ? ", " : "", marks);
+	snprintf(value, sizeof(value), "%s, %s free", n->memory_bytes ? numa_size_text(n->memory_bytes, total) : "?",
+		 n->free_bytes ? numa_size_text(n->free_bytes, left) : "?");
+	fact(t, "memory", n->kind == NODE_EMPTY ? "none" : value, n->memory_where);
+	tell_huge(t, n);
+	cpus_format(&n->all_cpus, list, sizeof(list));
+	snprintf(value, sizeof(value), "%s", list[0] ? list : "none");
+	snprintf(source, sizeof(source), "/sys/devices/system/node/node%d/cpulist", n->id.os);
+	fact(t, "CPUs", value, source);
+	if (!cpus_equal(&n->cpus, &n->all_cpus)) {
+		cpus_format(&n->cpus, list, sizeof(list));
+		fact(t, "ours", list[0] ? list : "none", "/proc/self/status: Cpus_allowed_list");
+	}
+	if (!n->allowed)
+		fact(t, "allowed", "no: our cpuset hides its memory", "/proc/self/status: Mems_allowed_list");
+	tell_distances(t, n);
+}
+
+/* ---- a device -------------------------------------------------------------------------------------------------------- */
+
+static void tell_facts(struct teller *t, const struct mach_device *d)
+{
+	char value[64], source[192];
+	for (uint32_t i = 0; i < d->nfacts && i < MACH_FACTS; i++) {
+		const struct fact_node *f = &d->fact[i];
+		if (node_known(f->node))
+			snprintf(value, sizeof(value), "says node %d", f->node.os);
+		else
+			snprintf(value, sizeof(value), "does not know");
+		snprintf(source, sizeof(source), "%s: %s", fact_source_name(f->source), f->where);
+		fact(t, i ? "" : "asked", value, source);
+	}
+	if (!d->nfacts)
+		fact(t, "asked", "nobody", "");
+}
+
+static void tell_device(struct teller *t, const struct mach_device *d, bool relations)
+{
+	char value[160], what[96], node[24];
+	view_device_text(d, what);
+	canvas_text(t->c, t->row++, 0, PICTURE_WIDTH, INK_BOLD, "%s  %s  %s, %s", d->name[0] ? d->name : "?",
+		    d->pci[0] ? d->pci : "no PCI", mach_device_kind_name(d->kind), what);
+	snprintf(value, sizeof(value), "%s, %s", machine_node_text(d->node, node), numa_confidence_name(d->confidence));
+	fact(t, "node", value, NULL);
+	tell_facts(t, d);
+	if (d->bridge[0])
+		fact(t, "switch", d->bridge, NULL);
+	for (uint32_t i = 0; relations && i < t->m->ndevices; i++) {
+		const struct mach_device *other = &t->m->devices[i];
+		if (other == d)
+			continue;
+		snprintf(value, sizeof(value), "%-4s to %s (%s)", view_relation(d, other), other->name,
+			 other->pci[0] ? other->pci : "no PCI");
+		fact(t, "relation", value, NULL);
+	}
+}
+
+/* ---- the command ----------------------------------------------------------------------------------------------------- */
+
+/* "node1", "node 1" is not one word; VIEW_NONE when it is not a node of the machine. */
+static uint32_t find_node(const struct machine *m, const char *what)
+{
+	char *end;
+	if (strncmp(what, "node", 4) != 0 || what[4] < '0' || what[4] > '9')
+		return VIEW_NONE;
+	unsigned long os = strtoul(what + 4, &end, 10);
+	return *end || os >= NODE_MAX ? VIEW_NONE : machine_node_index(m, node_of((int)os));
+}
+
+static int tell(const struct cli_cmd *cmd, const struct explain_options *o, const struct machine *m, uint32_t node,
+		const struct mach_device *device)
+{
+	struct teller t = {.c = canvas_create(PICTURE_WIDTH), .m = m};
+	if (!t.c) {
+		cli_error(cmd, "out of memory");
+		return CLI_FAILED;
+	}
+	for (uint32_t i = 0; i < m->nnodes; i++)
+		if (node == i || !o->what)
+			tell_node(&t, i);
+	for (uint32_t i = 0; i < m->ndevices; i++)
+		if (device == &m->devices[i] || !o->what)
+			tell_device(&t, &m->devices[i], device);
+	FILE *out = numa_open(cmd, &o->numa);
+	int rc = 0;
+	if (out) {
+		struct canvas_style style = picture_style(true, out);
+		rc = canvas_write(t.c, &style, out);
+	}
+	canvas_destroy(t.c);
+	if (rc == -ENOMEM)
+		cli_error(cmd, "out of memory");
+	return out ? numa_close(cmd, &o->numa, out, rc ? CLI_FAILED : CLI_OK) : CLI_FAILED;
+}
+
+static int explain(const struct cli_cmd *cmd, const struct explain_options *o, const struct machine *m)
+{
+	uint32_t node = o->what ? find_node(m, o->what) : VIEW_NONE;
+	const struct mach_device *device = o->what && node == VIEW_NONE ? machine_device(m, o->what) : NULL;
+	if (o->what && node == VIEW_NONE && !device) {
+		cli_error(cmd,
+			  "'%.64s' is no node (node0) and no device by name or PCI address; 'numa show' lists them",
+			  o->what);
+		return CLI_USAGE;
+	}
+	if (o->numa.common.format != REPORT_JSON)
+		return tell(cmd, o, m, node, device);
+	json_t *all = !o->what ? numa_machine_json(m) : device ? numa_device_json(device) : numa_node_json(m, node);
+	if (all)
+		json_object_set_new(all, "schema", json_integer(1));
+	return numa_finish_json(cmd, &o->numa, all, CLI_OK);
+}
+
+int cmd_numa_explain(const struct cli_cmd *cmd, int argc, char **argv)
+{
+	static const struct cli_opt rows[] = {NUMA_ROWS};
+	const struct cli_spec spec = {.opts = rows,
+				      .nopts = sizeof(rows) / sizeof(rows[0]),
+				      .default_timeout_s = 10,
+				      .arg = "[DEVICE|nodeN]",
+				      .arg_offset = offsetof(struct explain_options, what)};
+	struct explain_options o = {.numa = NUMA_OPTIONS_DEFAULT};
+	struct machine *m = NULL;
+	int code = numa_parse(cmd, &spec, argc, argv, &o.numa);
+	if (code >= 0)
+		return code;
+	code = numa_load(cmd, &o.numa, &m);
+	if (code >= 0)
+		return code;
+	code = explain(cmd, &o, m);
+	machine_destroy(m);
+	return code;
+}
