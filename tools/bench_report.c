@@ -93,7 +93,10 @@ static void show_correctness(struct report *r, const struct bench_shared *s, con
 	report_section(r, "correctness", false, "Correctness");
 	if (s->conf.verify) {
 		report_text(r, "Checksums", "checksums", "%llu/%llu %s", (unsigned long long)t->right,
-			    (unsigned long long)all, t->wrong ? "FAIL" : "OK");
+			    (unsigned long long)all,
+			    t->wrong ? "FAIL"
+			    : all    ? "OK"
+				     : "not checked");
 		report_int(r, NULL, "chunks_right", (long long)t->right);
 		report_int(r, NULL, "chunks_wrong", (long long)t->wrong);
 	} else {

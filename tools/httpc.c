@@ -66,6 +66,11 @@ static int finish(CURL *c, CURLcode rc, const char *base, const char *reason, st
 		return 0;
 	if (rc == CURLE_WRITE_ERROR)
 		return why_set(why, -E2BIG, "%s answered more than %u bytes", base, HTTPC_MAX_BODY);
+	if (rc == CURLE_UNSUPPORTED_PROTOCOL || rc == CURLE_WEIRD_SERVER_REPLY)
+		return why_set(why, -EPROTO,
+			       "Cannot connect to %s: what answers there is no HTTP server; ZMQ ports are given as "
+			       "host:port, without http://",
+			       base);
 	const char *said = rc == CURLE_COULDNT_CONNECT && os_error ? strerror((int)os_error)
 			   : *reason                               ? reason
 								   : curl_easy_strerror(rc);

@@ -96,6 +96,16 @@ def busy_port():
         eq([n for n in set(os.listdir("/dev/shm")) - before if n == "lmca_busy_%d" % os.getpid()], [], "left in /dev/shm")
 
 
+@tap.test("commands that went to the wrong door say so, and nothing checked is not OK")
+def wrong_door():
+    run = subprocess.run([BIN, "ping", "kvcache", "--url", "http://localhost:%d" % tap.daemon.port], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True, timeout=60)
+    eq((run.returncode, "no HTTP server" in run.stderr, "FAIL" in run.stdout), (1, True, True), run.stderr)
+    run = subprocess.run([BIN, "bench", "kvcache", "--url", "localhost:%d" % free_port(), "--verify-only"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    eq((run.returncode, "0/0 not checked" in run.stdout), (1, True), run.stdout)
+
+
 def series(page):
     """{(name, labels in order): value} of a /metrics page."""
     out = {}
