@@ -340,7 +340,7 @@ static void draw_farthest(struct pen *p)
 static bool has_relation(const struct numa_view *v, const char *relation)
 {
 	for (uint32_t g = 0; g < v->ngroups; g++)
-		if (strcmp(v->groups[g].relation, relation) == 0)
+		if (v->groups[g].node != VIEW_NONE && strcmp(v->groups[g].relation, relation) == 0)
 			return true;
 	return false;
 }

@@ -292,6 +292,13 @@ static bool single(const struct plan *p, enum plan_role role)
 	return n == 1 && role != ROLE_TRANSFER && role != ROLE_LOOKUP;
 }
 
+/* Where there is one node, memory that is bound to none is on it all the same. */
+static void settle(struct numa_view *v, struct view_pool *p)
+{
+	if (!node_known(p->node) && v->m->nnodes == 1)
+		p->node = v->m->nodes[0].id;
+}
+
 static int fill_plan(struct numa_view *v, const struct plan *p, const char *how)
 {
 	char size[24];
@@ -305,6 +312,7 @@ static int fill_plan(struct numa_view *v, const struct plan *p, const char *how)
 		v->pools[v->npools].node = from->node;
 		v->pools[v->npools].bytes = from->bytes;
 		pool_what(&v->pools[v->npools], from->backing, from->page_bytes);
+		settle(v, &v->pools[v->npools]);
 	}
 	for (v->nthreads = 0; v->nthreads < p->nthreads; v->nthreads++) {
 		const struct plan_thread *from = &p->threads[v->nthreads];
@@ -379,6 +387,7 @@ static int fill_pools(struct numa_view *v, json_t *list)
 			if (backing && strcmp(backing, plan_backing_name(k)) == 0)
 				b = k;
 		pool_what(p, b, page ? page : 4096);
+		settle(v, p);
 	}
 	return 0;
 }
