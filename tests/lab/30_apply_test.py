@@ -98,7 +98,7 @@ def shortage():
 def kills():
     before = settings()
     done = lab.sh("""
-for i in $(seq 1 40); do
+for i in $(seq 1 12); do
     rm -f /tmp/plan; "$LMCA_BIN" numa apply %s >/dev/null 2>&1 & pid=$!
     if [ $((i %% 4)) = 0 ]; then sleep 0.$((i * 7 %% 9 + 1)); else until [ -s %s ] || ! kill -0 $pid; do :; done 2>/dev/null; fi
     kill -9 $pid 2>/dev/null; wait $pid; rc=$?
@@ -108,8 +108,8 @@ for i in $(seq 1 40); do
 done""" % (MAP, JOURNAL, JOURNAL, JOURNAL, HUGE % 0, HUGE % 1), timeout=200).split("\n")
     eq([w for w in done if "undo" in w or "repaired" in w], [])
     eq(settings(), before)
-    assert done.count("half") > 5, done
-    print("# %d of 40 kills left a journal half written" % done.count("half"))
+    assert done.count("half") > 1, done
+    print("# %d of 12 kills left a journal half written" % done.count("half"))
 
 
 @lab.test("a second apply on top of a first: one undo goes back to the very start")
