@@ -258,7 +258,7 @@ static void test_11_growth_that_fails(void **state)
 	asked = f.a->commits;
 	assert_int_equal(asked, 1);
 	assert_int_equal(stats(&f).short_bytes, 56 * UNIT); /* what the operator is told */
-	assert_true(store_tick(f.s, 0) > 0); /* the watermark is one of what is usable */
+	assert_true(store_tick(f.s, 0) > 0);                /* the watermark is one of what is usable */
 	assert_int_equal(f.a->commits, asked + 1);
 	f.a->refuse = false;
 	put(&f, 40, 2, UNIT);
