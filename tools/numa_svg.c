@@ -172,9 +172,13 @@ static int put_ours(struct desk *d, uint32_t parent, node_id id, int x, int y, i
 			 node_known(id) ? "" : ", bound to no node");
 		y += 24;
 	}
-	if (threads) {
-		y = put_pills(d, box, list, x + 12, x + width - 12, y + 2) + 4;
+	if (threads && !node_known(id)) {
+		uint32_t line = svg_box(d->s, box, LOOK_PLAIN, x + 12, y, width - 24, 20);
+		svg_text(d->s, line, LOOK_DIM, 12, x + 12, y + 14, width - 24, "threads that may run on any node");
+		y += 22;
 	}
+	if (threads)
+		y = put_pills(d, box, list, x + 12, x + width - 12, y + 2) + 4;
 	svg_resize(d->s, box, width, y + 6 - top);
 	return y + 6 + 12;
 }
@@ -478,7 +482,7 @@ static int put_head(struct desk *d, int width, int y)
 	y += 32;
 	uint32_t line = svg_box(d->s, 0, LOOK_PLAIN, MARGIN, y, width, 22);
 	svg_text(d->s, line, LOOK_TEXT, 13, MARGIN, y + 16, width,
-		 "%u node%s, %u cores, %u CPUs, %s; GPUs: %u, RDMA NICs: %u, NICs: %u, NVMe drives: %u", m->nnodes,
+		 "%u node%s, %u cores, %u CPUs, %s; GPU: %u, RDMA: %u, NIC: %u, NVMe: %u", m->nnodes,
 		 m->nnodes == 1 ? "" : "s", cores, m->ncpus, numa_size_text(memory, size), kinds[DEV_GPU],
 		 kinds[DEV_RDMA], kinds[DEV_NIC], kinds[DEV_NVME]);
 	y += 24;
