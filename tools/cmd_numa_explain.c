@@ -152,9 +152,10 @@ static int tell(const struct cli_cmd *cmd, const struct explain_options *o, cons
 	for (uint32_t i = 0; i < m->nnodes; i++)
 		if (node == i || !o->what)
 			tell_node(&t, i);
-	for (uint32_t i = 0; i < m->ndevices; i++)
-		if (device == &m->devices[i] || !o->what)
-			tell_device(&t, &m->devices[i], device);
+	if (device)
+		tell_device(&t, device, true);
+	for (uint32_t i = 0; i < m->ndevices && !o->what; i++)
+		tell_device(&t, &m->devices[i], false);
 	FILE *out = numa_open(cmd, &o->numa);
 	int rc = 0;
 	if (out) {

@@ -23,15 +23,12 @@ struct canvas {
 static const struct {
 	const char *utf8;
 	char ascii;
-} glyphs[GLYPH_END - GLYPH_H] = {
-	[GLYPH_H - GLYPH_H] = {"─", '-'},        [GLYPH_V - GLYPH_H] = {"│", '|'},
-	[GLYPH_TL - GLYPH_H] = {"┌", '+'},       [GLYPH_TR - GLYPH_H] = {"┐", '+'},
-	[GLYPH_BL - GLYPH_H] = {"└", '+'},       [GLYPH_BR - GLYPH_H] = {"┘", '+'},
-	[GLYPH_T_DOWN - GLYPH_H] = {"┬", '+'},   [GLYPH_T_UP - GLYPH_H] = {"┴", '+'},
-	[GLYPH_T_RIGHT - GLYPH_H] = {"├", '+'},  [GLYPH_T_LEFT - GLYPH_H] = {"┤", '+'},
-	[GLYPH_ELLIPSIS - GLYPH_H] = {"…", '~'}, [GLYPH_BAR_L1 - GLYPH_H] = {"█", '#'},
-	[GLYPH_BAR_HUGE - GLYPH_H] = {"▓", '%'}, [GLYPH_BAR_USED - GLYPH_H] = {"░", '='},
-	[GLYPH_BAR_FREE - GLYPH_H] = {"·", '.'},
+} glyphs[GLYPH_END - 128] = {
+	[GLYPH_H - 128] = {"─", '-'},        [GLYPH_V - 128] = {"│", '|'},        [GLYPH_TL - 128] = {"┌", '+'},
+	[GLYPH_TR - 128] = {"┐", '+'},       [GLYPH_BL - 128] = {"└", '+'},       [GLYPH_BR - 128] = {"┘", '+'},
+	[GLYPH_T_DOWN - 128] = {"┬", '+'},   [GLYPH_T_UP - 128] = {"┴", '+'},     [GLYPH_T_RIGHT - 128] = {"├", '+'},
+	[GLYPH_T_LEFT - 128] = {"┤", '+'},   [GLYPH_ELLIPSIS - 128] = {"…", '~'}, [GLYPH_BAR_L1 - 128] = {"█", '#'},
+	[GLYPH_BAR_HUGE - 128] = {"▓", '%'}, [GLYPH_BAR_USED - 128] = {"░", '='}, [GLYPH_BAR_FREE - 128] = {"·", '.'},
 };
 
 static const char *const inks[INKS] = {
