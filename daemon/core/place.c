@@ -79,29 +79,26 @@ static int refuse_shortage(const struct plan *p, struct why *why)
 		return -ENOSPC;
 	}
 	if (p->shortage_bytes)
-		return why_set(why, -ENOSPC, "L1 of %.2f GiB does not fit as demanded: %.2f GiB find no place",
-			       (double)p->conf.l1_bytes / (1 << 30), (double)p->shortage_bytes / (1 << 30));
+		return why_set(
+			why, -ENOSPC,
+			"L1 of %.2f GiB does not fit: %.2f GiB find no place; lower --l1-size-gb (`numa plan` shows "
+			"what each node can hold)",
+			(double)p->conf.l1_bytes / (1 << 30), (double)p->shortage_bytes / (1 << 30));
 	return 0;
 }
 
 static void log_notes(const struct plan *p)
 {
 	uint32_t notices = 0;
-	bool said = false;
 
 	for (uint32_t i = 0; i < p->nnotes; i++) {
 		const struct plan_note *n = &p->notes[i];
 
-		said |= n->severity == PLAN_SHORTAGE;
 		if (n->severity != PLAN_NOTICE)
 			log_warn("NUMA: %s%s%s", n->text, n->remedy[0] ? "; to fix it: " : "", n->remedy);
 		else if (notices++ < MOST_NOTICES)
 			log_info("NUMA: %s%s%s", n->text, n->remedy[0] ? "; to get it: " : "", n->remedy);
 	}
-	if (p->shortage_bytes && !said)
-		log_warn("NUMA: L1 gets %.2f GiB of %.2f GiB: there is no more memory for it on this machine",
-			 (double)(p->conf.l1_bytes - p->shortage_bytes) / (1 << 30),
-			 (double)p->conf.l1_bytes / (1 << 30));
 }
 
 int place_open(struct server *srv, struct why *why)
@@ -113,7 +110,8 @@ int place_open(struct server *srv, struct why *why)
 		return err;
 	wishes(&srv->conf, &w);
 	err = plan_make(srv->machine, &w, &srv->plan, why);
-	if (!err && demanded(&w))
+	/* a smaller cache than the operator sized the machine for would be found out too late */
+	if (!err && (demanded(&w) || srv->plan->shortage_bytes))
 		err = refuse_shortage(srv->plan, why);
 	if (!err && srv->plan->npools == 0)
 		err = why_set(why, -ENOSPC, "no node of this machine has memory for L1");
