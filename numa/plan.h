@@ -88,6 +88,7 @@ enum plan_severity { PLAN_NOTICE, PLAN_WARNING, PLAN_SHORTAGE };
 struct plan_note {
 	enum plan_severity severity;
 	char text[256], remedy[256]; /* the command or line that would fix it; "" none */
+	char where[192];             /* the file or call it was seen in; "" the wishes themselves */
 };
 
 /* A line an operator may execute to get there. */
@@ -129,5 +130,8 @@ const char *plan_backing_name(enum plan_backing b);
 json_t *plan_json(const struct plan *p);
 /* At most 80 columns. */
 void plan_print(const struct plan *p, FILE *out);
+/* Words as a plan shows them: `text` from column `at`, going on at `indent`; `head` at `indent`, then text that hangs at `column`. */
+void plan_wrap(FILE *out, size_t at, size_t indent, const char *text);
+void plan_item(FILE *out, size_t indent, size_t column, const char *head, const char *text);
 
 #endif

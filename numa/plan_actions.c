@@ -71,14 +71,14 @@ static void note_pages(struct planner *pl, const struct mach_node *n, struct kin
 		plan_more(text, sizeof(text), "; this size is practically only had at boot");
 	if (kind.page >= GIB && pl->m->nnodes > 1)
 		plan_text(remedy, sizeof(remedy),
-			  "kernel command line: hugepagesz=1G hugepages=%d:%llu (all nodes below)", n->id.os,
+			  "kernel command line: hugepagesz=1G hugepages=%d:%llu (all nodes: `numa plan`)", n->id.os,
 			  (unsigned long long)need);
 	else if (kind.page >= GIB)
 		plan_text(remedy, sizeof(remedy), "kernel command line: hugepagesz=1G hugepages=%llu",
 			  (unsigned long long)need);
 	else
 		plan_text(remedy, sizeof(remedy), "echo %llu > %s", (unsigned long long)need, path);
-	plan_note_add(pl, demanded ? PLAN_SHORTAGE : h->total ? PLAN_WARNING : PLAN_NOTICE, text, remedy);
+	plan_note_add(pl, demanded ? PLAN_SHORTAGE : h->total ? PLAN_WARNING : PLAN_NOTICE, text, remedy, path);
 }
 
 static void reserve_now(struct planner *pl, const struct mach_node *n, struct kind kind, uint64_t got, uint64_t need)
@@ -170,7 +170,7 @@ static void note_hugetlb_limit(struct planner *pl, const struct layout *ideal)
 			  plan_bytes(max, a), plan_bytes(used, b), plan_bytes(bytes, c));
 		plan_text(remedy, sizeof(remedy), "echo %llu > %s (Kubernetes: limits hugepages-%s)",
 			  (unsigned long long)(used + bytes), where, h->page_bytes == GIB ? "1Gi" : "2Mi");
-		plan_note_add(pl, short_of ? PLAN_SHORTAGE : PLAN_WARNING, text, remedy);
+		plan_note_add(pl, short_of ? PLAN_SHORTAGE : PLAN_WARNING, text, remedy, where);
 	}
 }
 
@@ -195,7 +195,8 @@ static void note_many(struct planner *pl, const struct layout *ideal, uint32_t n
 	plan_note_add(pl, demanded ? PLAN_SHORTAGE : PLAN_NOTICE, text,
 		      ideal->kind.page < GIB
 			      ? "lmcache-appliance numa apply, or the lines of lmcache-appliance numa plan"
-			      : "the kernel argument of lmcache-appliance numa plan");
+			      : "the kernel argument of lmcache-appliance numa plan",
+		      "/sys/devices/system/node/node*/hugepages");
 }
 
 static void reserve_pages(struct planner *pl)
@@ -235,7 +236,7 @@ static void stop_balancing(struct planner *pl)
 	plan_note_add(
 		pl, PLAN_WARNING,
 		"automatic NUMA balancing is on: it moves pages that are not huge behind our back, and costs faults",
-		"sysctl -w kernel.numa_balancing=0");
+		"sysctl -w kernel.numa_balancing=0", path);
 	a = add(pl, ACT_SYSCTL);
 	if (!a)
 		return;
@@ -260,7 +261,8 @@ static void raise_memlock(struct planner *pl)
 	plan_text(text, sizeof(text), "memory may be locked up to %s (ulimit -l); registering L1 with %s takes %s",
 		  plan_bytes(lim->memlock, have), registers ? "RDMA or NVMe" : "a device", plan_bytes(bytes, want));
 	plan_note_add(pl, registers ? PLAN_WARNING : PLAN_NOTICE, text,
-		      "LimitMEMLOCK=infinity in the systemd unit (docker: --ulimit memlock=-1)");
+		      "LimitMEMLOCK=infinity in the systemd unit (docker: --ulimit memlock=-1)",
+		      "/proc/self/limits: Max locked memory");
 	a = add(pl, ACT_UNIT);
 	if (!a)
 		return;

@@ -69,7 +69,8 @@ void plan_more(char *out, size_t cap, const char *fmt, ...) __attribute__((forma
 const char *plan_bytes(uint64_t bytes, char buf[32]);
 /* Where a device's node is from: the file or object that says it, or why it is unknown. */
 void plan_device_source(const struct mach_device *d, char *out, size_t cap);
-void plan_note_add(struct planner *pl, enum plan_severity severity, const char *text, const char *remedy);
+void plan_note_add(struct planner *pl, enum plan_severity severity, const char *text, const char *remedy,
+		   const char *where);
 /* Grows an array of the plan by one zeroed element. NULL: out of memory, and the planner knows. */
 void *plan_grow(struct planner *pl, void *array, uint32_t *n, size_t size);
 

@@ -67,7 +67,8 @@ static json_t *note_json(const struct plan *plan, uint32_t i)
 	const struct plan_note *n = &plan->notes[i];
 	static const char *const names[] = {"notice", "warning", "shortage"};
 
-	return json_pack("{s:s, s:s, s:s}", "severity", names[n->severity], "text", n->text, "remedy", n->remedy);
+	return json_pack("{s:s, s:s, s:s, s:s}", "severity", names[n->severity], "text", n->text, "where", n->where,
+			 "remedy", n->remedy);
 }
 
 static json_t *action_json(const struct plan *plan, uint32_t i)

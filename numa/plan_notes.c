@@ -4,12 +4,15 @@
 #include <string.h>
 
 struct words {
-	char text[256], remedy[256];
+	char text[256], remedy[256], where[192];
 };
+
+#define MEMS    "/proc/self/status: Mems_allowed_list"
+#define SECCOMP "/proc/self/status: Seccomp"
 
 static void add(struct planner *pl, enum plan_severity severity, const struct words *w)
 {
-	plan_note_add(pl, severity, w->text, w->remedy);
+	plan_note_add(pl, severity, w->text, w->remedy, w->where);
 }
 
 static const char *name_of(const struct mach_device *d)
@@ -17,10 +20,25 @@ static const char *name_of(const struct mach_device *d)
 	return d->name[0] ? d->name : d->pci;
 }
 
+/* The file that says how much a node has; -1: all nodes. */
+static void where_memory(const struct layout *l, int node, struct words *w)
+{
+	char id[16] = "*";
+
+	if (node >= 0)
+		plan_text(id, sizeof(id), "%d", node);
+	if (l->kind.backing == BACK_HUGETLB)
+		plan_text(w->where, sizeof(w->where),
+			  "/sys/devices/system/node/node%s/hugepages/hugepages-%llukB/free_hugepages", id,
+			  (unsigned long long)(l->kind.page / 1024));
+	else
+		plan_text(w->where, sizeof(w->where), "/sys/devices/system/node/node%s/meminfo", id);
+}
+
 static void note_shortage(struct planner *pl)
 {
 	const struct layout *l = &pl->chosen;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 	uint64_t placed = l->placed * l->kind.unit;
 	char missing[32], all[32], page[32], fits[32];
 
@@ -29,7 +47,9 @@ static void note_shortage(struct planner *pl)
 	plan_text(w.text, sizeof(w.text), "%s of %s of L1 found no place with %s%s pages",
 		  plan_bytes(pl->p->shortage_bytes, missing), plan_bytes(pl->p->conf.l1_bytes, all),
 		  l->kind.backing == BACK_HUGETLB ? "huge " : "", plan_bytes(l->kind.page, page));
+	where_memory(l, -1, &w);
 	if (l->limit != UNLIMITED && l->placed >= l->limit) {
+		plan_text(w.where, sizeof(w.where), "%s", l->limit_where);
 		plan_more(w.text, sizeof(w.text), ": %s allows %s%s", l->limit_where[0] ? l->limit_where : "the cgroup",
 			  plan_bytes(l->limit * l->kind.unit, fits),
 			  l->kind.backing == BACK_HUGETLB ? "" : " after a reserve for the process");
@@ -37,11 +57,13 @@ static void note_shortage(struct planner *pl)
 			  l->limit_where[0] ? l->limit_where : "the limit of our cgroup",
 			  (unsigned long long)pl->p->shortage_bytes);
 	} else if (pl->nshares == 0) {
+		plan_text(w.where, sizeof(w.where), MEMS);
 		plan_more(w.text, sizeof(w.text), ": no node of ordinary memory is allowed to us");
 		plan_text(w.remedy, sizeof(w.remedy), "allow a node with memory: cpuset.mems of our cgroup");
 	} else if (l->kind.backing == BACK_HUGETLB) {
 		plan_more(w.text, sizeof(w.text), ": the nodes have no more free ones");
-		plan_text(w.remedy, sizeof(w.remedy), "reserve more pages as said below, or make L1 smaller: %s fit",
+		plan_text(w.remedy, sizeof(w.remedy),
+			  "reserve more pages by the lines of `numa plan`, or make L1 smaller: %s fit",
 			  plan_bytes(placed, fits));
 	} else {
 		plan_more(w.text, sizeof(w.text), ": the nodes have no more, less a reserve for the system");
@@ -53,7 +75,7 @@ static void note_shortage(struct planner *pl)
 static void note_rounding(struct planner *pl)
 {
 	const struct layout *l = &pl->chosen;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 	uint64_t lost = pl->p->conf.l1_bytes - l->asked * l->kind.unit;
 	char a[32], b[32], c[32];
 
@@ -70,19 +92,20 @@ static void note_spill(struct planner *pl)
 	const struct layout *l = &pl->chosen;
 
 	for (uint32_t i = 0; l->spilled && pl->basis != BY_NEARNESS && i < pl->nshares; i++) {
-		struct words w = {{0}, {0}};
+		struct words w = {0};
 		int from = pl->m->nodes[pl->share[i].node].id.os;
 		char over[32], fits[32];
 
 		if (l->want[i] <= l->cap[i])
 			continue;
+		where_memory(l, from, &w);
 		plan_text(w.text, sizeof(w.text),
 			  "node %d: %s more wanted than the %s that fit; they go to other nodes", from,
 			  plan_bytes((l->want[i] - l->cap[i]) * l->kind.unit, over),
 			  plan_bytes(l->cap[i] * l->kind.unit, fits));
 		if (l->kind.backing == BACK_HUGETLB)
-			plan_text(w.remedy, sizeof(w.remedy), "reserve more huge pages on node %d, as said below",
-				  from);
+			plan_text(w.remedy, sizeof(w.remedy),
+				  "reserve more huge pages on node %d, by the lines of `numa plan`", from);
 		else
 			plan_text(w.remedy, sizeof(w.remedy), "make L1 smaller, or share it out by hand");
 		add(pl, PLAN_WARNING, &w);
@@ -92,7 +115,7 @@ static void note_spill(struct planner *pl)
 static void note_unknown(struct planner *pl)
 {
 	const struct machine *m = pl->m;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < m->ndevices; i++)
@@ -100,6 +123,7 @@ static void note_unknown(struct planner *pl)
 	/* With one node there is nothing to be near to. */
 	if (n == 0 || m->nnodes < 2)
 		return;
+	plan_text(w.where, sizeof(w.where), "/sys/bus/pci/devices/*/numa_node");
 	plan_text(w.text, sizeof(w.text), "the node of %u device%s is unknown, so any CPU and any pool serve:", n,
 		  n == 1 ? "" : "s");
 	for (uint32_t i = 0; i < m->ndevices; i++) {
@@ -116,11 +140,12 @@ static void note_disputed(struct planner *pl)
 {
 	for (uint32_t i = 0; i < pl->m->ndevices; i++) {
 		const struct mach_device *d = &pl->m->devices[i];
-		struct words w = {{0}, {0}};
+		struct words w = {0};
 		char node[24];
 
 		if (d->confidence != CONF_DISPUTED)
 			continue;
+		plan_device_source(d, w.where, sizeof(w.where));
 		plan_text(w.text, sizeof(w.text), "%s: sources disagree, %s is taken:", name_of(d),
 			  machine_node_text(d->node, node));
 		for (uint32_t k = 0; k < d->nfacts && k < MACH_FACTS; k++)
@@ -145,7 +170,7 @@ static bool device_on(const struct machine *m, uint32_t node)
 static void note_hidden(struct planner *pl)
 {
 	const struct machine *m = pl->m;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 	bool any = false, devices = false;
 
 	for (uint32_t i = 0; i < m->nnodes; i++) {
@@ -159,6 +184,7 @@ static void note_hidden(struct planner *pl)
 	}
 	if (!any)
 		return;
+	plan_text(w.where, sizeof(w.where), MEMS);
 	if (devices)
 		plan_more(w.text, sizeof(w.text), "; devices sit there, their data goes to other nodes");
 	plan_text(w.remedy, sizeof(w.remedy),
@@ -171,11 +197,13 @@ static void note_binding(struct planner *pl)
 {
 	const struct mach_limits *lim = &pl->m->limits;
 	bool yes = pl->p->conf.numa == WANT_YES;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 
 	if (pl->p->conf.numa == WANT_NO || (pl->unbound && !pl->blind))
 		return;
+	plan_text(w.where, sizeof(w.where), SECCOMP);
 	if (pl->blind) {
+		plan_text(w.where, sizeof(w.where), "/sys/devices/system/node");
 		plan_text(w.text, sizeof(w.text), "no node's memory is known (%s), so L1 is bound to none",
 			  pl->m->source);
 		plan_text(w.remedy, sizeof(w.remedy), "mount /sys, or state numa=no");
@@ -187,6 +215,7 @@ static void note_binding(struct planner *pl)
 			  "docker run --cap-add SYS_NICE, or a seccomp profile that allows mbind, set_mempolicy and "
 			  "move_pages");
 	} else if (lim->mbind == PROBE_MISSING) {
+		plan_text(w.where, sizeof(w.where), "mbind: ENOSYS");
 		plan_text(w.text, sizeof(w.text), "the kernel has no mbind: memory cannot be bound to nodes");
 		plan_text(w.remedy, sizeof(w.remedy), "a kernel with CONFIG_NUMA, or state numa=no");
 	} else {
@@ -197,10 +226,11 @@ static void note_binding(struct planner *pl)
 
 static void note_pinning(struct planner *pl)
 {
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 
 	if (pl->p->conf.numa == WANT_NO || pl->m->limits.sched_setaffinity != PROBE_DENIED)
 		return;
+	plan_text(w.where, sizeof(w.where), SECCOMP);
 	plan_text(w.text, sizeof(w.text),
 		  "sched_setaffinity is denied (EPERM): threads run wherever the kernel puts them");
 	plan_text(w.remedy, sizeof(w.remedy), "a seccomp profile that allows sched_setaffinity");
@@ -211,12 +241,14 @@ static void note_thp(struct planner *pl)
 {
 	enum plan_want thp = pl->p->conf.thp;
 	const char *word = pl->m->limits.shmem_thp;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 
 	if (thp == WANT_NO || plan_thp_works(pl->m) || pl->chosen.kind.backing == BACK_HUGETLB)
 		return;
 	if (thp == WANT_TRY && !word[0])
 		return;
+	plan_text(w.where, sizeof(w.where), "%s",
+		  strcmp(word, "deny") == 0 ? SHMEM_PATH : "/proc/self/mountinfo: huge= of /dev/shm");
 	plan_text(w.text, sizeof(w.text), "transparent huge pages for /dev/shm are %s%s%s: L1 has pages of 4 KiB",
 		  word[0] ? "off (" : "not known to work", word, word[0] ? ")" : "");
 	plan_text(w.remedy, sizeof(w.remedy), "%smount -o remount,huge=advise /dev/shm",
@@ -241,12 +273,13 @@ static void note_shm(struct planner *pl)
 {
 	const struct mach_limits *lim = &pl->m->limits;
 	uint64_t bytes = pl->chosen.placed * pl->chosen.kind.unit, room = shm_room(pl), gib;
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 	char a[32], b[32];
 
 	if (pl->chosen.kind.backing == BACK_HUGETLB || lim->shm_total == 0 || room >= bytes)
 		return;
 	gib = (lim->shm_total - room + bytes + GIB - 1) / GIB;
+	plan_text(w.where, sizeof(w.where), "/dev/shm");
 	plan_text(w.text, sizeof(w.text), "/dev/shm has room for %s, L1 needs %s", plan_bytes(room, a),
 		  plan_bytes(bytes, b));
 	plan_text(w.remedy, sizeof(w.remedy), "mount -o remount,size=%lluG /dev/shm (docker: --shm-size=%llug)",
@@ -260,11 +293,12 @@ static void note_free(struct planner *pl)
 
 	for (uint32_t i = 0; i < pl->nshares && l->kind.backing != BACK_HUGETLB && !pl->unbound; i++) {
 		const struct mach_node *n = &pl->m->nodes[pl->share[i].node];
-		struct words w = {{0}, {0}};
+		struct words w = {0};
 		char a[32], b[32];
 
 		if (!n->free_bytes || l->got[i] * l->kind.unit <= n->free_bytes)
 			continue;
+		where_memory(l, n->id.os, &w);
 		plan_text(w.text, sizeof(w.text),
 			  "node %d: %s of L1, but only %s are free now; the page cache may give way", n->id.os,
 			  plan_bytes(l->got[i] * l->kind.unit, a), plan_bytes(n->free_bytes, b));
@@ -276,19 +310,21 @@ static void note_free(struct planner *pl)
 static void note_odd_nodes(struct planner *pl)
 {
 	static const char *const kinds[] = {[NODE_GPU_MEMORY] = "a GPU's memory", [NODE_SLOW] = "slow memory"};
-	struct words w = {{0}, {0}};
+	struct words w = {0};
 
 	for (uint32_t i = 0; i < pl->nshares; i++) {
 		const struct mach_node *n = &pl->m->nodes[pl->share[i].node];
 
 		if (n->kind != NODE_GPU_MEMORY && n->kind != NODE_SLOW)
 			continue;
+		plan_text(w.where, sizeof(w.where), "%s", n->memory_where);
 		plan_text(w.text, sizeof(w.text), "node %d is %s; it has a pool because the map names it", n->id.os,
 			  kinds[n->kind]);
 		add(pl, PLAN_WARNING, &w);
 	}
 	if (!pl->no_distance)
 		return;
+	plan_text(w.where, sizeof(w.where), "/sys/devices/system/node/node*/distance");
 	plan_text(
 		w.text, sizeof(w.text),
 		"devices sit on nodes without a pool, and no distance between nodes is known: they count for no node");

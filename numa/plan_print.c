@@ -22,8 +22,7 @@ static size_t fitting(const char *text, size_t room)
 	return room;
 }
 
-/* Writes `text` from column `at`, going on at `indent`. */
-static void wrap(FILE *out, size_t at, size_t indent, const char *text)
+void plan_wrap(FILE *out, size_t at, size_t indent, const char *text)
 {
 	for (size_t n = 0; *text; at = indent) {
 		n = fitting(text, WIDTH - at);
@@ -35,8 +34,7 @@ static void wrap(FILE *out, size_t at, size_t indent, const char *text)
 	}
 }
 
-/* "  head" padded to `column`, then text that hangs there. */
-static void item(FILE *out, size_t indent, size_t column, const char *head, const char *text)
+void plan_item(FILE *out, size_t indent, size_t column, const char *head, const char *text)
 {
 	size_t len = indent + strlen(head);
 
@@ -46,7 +44,7 @@ static void item(FILE *out, size_t indent, size_t column, const char *head, cons
 		fprintf(out, "%*s%s%*s", (int)indent, "", head, (int)(column - len), "");
 	}
 	if (*text)
-		wrap(out, column, column, text);
+		plan_wrap(out, column, column, text);
 	else
 		fputc('\n', out);
 }
@@ -77,16 +75,16 @@ static void print_head(const struct plan *p, FILE *out)
 		placed += p->pools[i].bytes;
 	plan_text(line, sizeof(line), "Plan for %s: %s of L1.",
 		  p->machine->source[0] ? p->machine->source : "this machine", plan_bytes(p->conf.l1_bytes, bytes));
-	wrap(out, 0, 2, line);
+	plan_wrap(out, 0, 2, line);
 	plan_text(line, sizeof(line), "Policy %s: %s.", plan_policies[p->conf.policy].name,
 		  plan_policies[p->conf.policy].help);
-	wrap(out, 0, 2, line);
+	plan_wrap(out, 0, 2, line);
 	fputs("A node is a group of CPUs with memory of its own; other memory is farther away.\n\n", out);
 	plan_text(line, sizeof(line), "MEMORY POOLS: none");
 	if (p->npools)
 		plan_text(line, sizeof(line), "MEMORY POOLS: %s, %s", plan_bytes(placed, bytes),
 			  pages_text(&p->pools[0], pages));
-	wrap(out, 0, 2, line);
+	plan_wrap(out, 0, 2, line);
 }
 
 static void print_pools(const struct plan *p, FILE *out)
@@ -104,9 +102,9 @@ static void print_pools(const struct plan *p, FILE *out)
 			plan_more(text, sizeof(text), " = %llu page%s, of %llu that are free there",
 				  (unsigned long long)pool->pages, pool->pages == 1 ? "" : "s",
 				  (unsigned long long)pool->pages_free);
-		item(out, 2, 13, head, text);
-		item(out, 4, 13, "because", pool->line.reason);
-		item(out, 4, 13, "from", pool->line.source);
+		plan_item(out, 2, 13, head, text);
+		plan_item(out, 4, 13, "because", pool->line.reason);
+		plan_item(out, 4, 13, "from", pool->line.source);
 	}
 }
 
@@ -160,8 +158,8 @@ static void print_threads(const struct plan *p, FILE *out)
 			plan_text(node, sizeof(node), "node %d", t->node.os);
 		plan_text(text, sizeof(text), "%s, CPU%s %s", node, cpus_count(&all) > 1 ? "s" : "", cpus);
 		thread_reason(t, n, reason, sizeof(reason));
-		item(out, 2, 17, head, text);
-		item(out, 4, 17, "because", reason);
+		plan_item(out, 2, 17, head, text);
+		plan_item(out, 4, 17, "because", reason);
 		i += n;
 	}
 }
@@ -207,7 +205,7 @@ static void print_devices(const struct plan *p, FILE *out)
 		if (d->thread != NO_INDEX && n > 1)
 			plan_more(text, sizeof(text), "-%u", d->thread + n - 1);
 		plan_more(text, sizeof(text), ": %s", d->line.reason);
-		item(out, 2, 17, names, text);
+		plan_item(out, 2, 17, names, text);
 		i += n;
 	}
 }
@@ -235,9 +233,9 @@ static void print_notes(const struct plan *p, FILE *out)
 	for (uint32_t i = 0; i < p->nnotes; i++) {
 		const struct plan_note *n = &p->notes[i];
 
-		item(out, 2, 12, names[n->severity], n->text);
+		plan_item(out, 2, 12, names[n->severity], n->text);
 		if (n->remedy[0])
-			item(out, 4, 12, "remedy", said_below(p, n->remedy) ? "the line for it below" : n->remedy);
+			plan_item(out, 4, 12, "remedy", said_below(p, n->remedy) ? "the line for it below" : n->remedy);
 	}
 }
 
@@ -246,11 +244,11 @@ static void print_action(const struct plan_action *a, FILE *out)
 	switch (a->kind) {
 	case ACT_KERNEL_ARG:
 		fputs("  add to the kernel command line (boot loader):\n      ", out);
-		wrap(out, 6, 6, a->value);
+		plan_wrap(out, 6, 6, a->value);
 		break;
 	case ACT_UNIT:
 		fprintf(out, "  add to %s:\n      [Service]\n      ", a->path);
-		wrap(out, 6, 6, a->value);
+		plan_wrap(out, 6, 6, a->value);
 		break;
 	default:
 		fprintf(out, "  echo %s > ", a->value);
@@ -259,7 +257,7 @@ static void print_action(const struct plan_action *a, FILE *out)
 			fputs("\\\n  ", out);
 		fprintf(out, "%s\n", a->path);
 	}
-	item(out, 4, 12, "why", a->line.reason);
+	plan_item(out, 4, 12, "why", a->line.reason);
 }
 
 void plan_print(const struct plan *p, FILE *out)

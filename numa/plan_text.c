@@ -98,7 +98,8 @@ void *plan_grow(struct planner *pl, void *array, uint32_t *n, size_t size)
 	return array;
 }
 
-void plan_note_add(struct planner *pl, enum plan_severity severity, const char *text, const char *remedy)
+void plan_note_add(struct planner *pl, enum plan_severity severity, const char *text, const char *remedy,
+		   const char *where)
 {
 	struct plan_note *notes = plan_grow(pl, pl->p->notes, &pl->p->nnotes, sizeof(*notes)), *n;
 
@@ -109,4 +110,5 @@ void plan_note_add(struct planner *pl, enum plan_severity severity, const char *
 	n->severity = severity;
 	plan_text(n->text, sizeof(n->text), "%s", text);
 	plan_text(n->remedy, sizeof(n->remedy), "%s", remedy);
+	plan_text(n->where, sizeof(n->where), "%s", where);
 }

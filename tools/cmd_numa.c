@@ -161,12 +161,15 @@ int numa_plan_conf(const struct cli_cmd *cmd, const struct numa_options *o, cons
 				   .lookup_workers = o->lookup_workers};
 	how[0] = '\0';
 	want_pages(conf, (enum numa_pages)o->pages);
+	numa_held(o->status, conf);
 	if (o->l1 && numa_size_parse(o->l1, &conf->l1_bytes))
 		return cli_usage(cmd, "--l1 %.32s: expected a size from 4K to 64T, such as 64G or 1.5T", o->l1);
 	if (o->map)
 		return parse_map(cmd, o->map, conf);
 	if (conf->policy == PLAN_MANUAL)
 		return cli_usage(cmd, "--policy manual needs --map, such as --map 0=32G,1=32G");
+	if (!conf->l1_bytes && (conf->l1_bytes = numa_l1_of(o->status)))
+		snprintf(how, 128, "as the server has");
 	if (!conf->l1_bytes)
 		conf->l1_bytes = numa_default_l1(m, how);
 	return -1;

@@ -19,6 +19,7 @@ struct numa_options {
 	const char *l1, *map;
 	uint32_t policy, pages, strict; /* enum plan_policy, numa_pages, plan_want */
 	uint32_t transfer_workers, lookup_workers;
+	json_t *status; /* of a running server (numa_status): what it holds counts as free; NULL: nothing is known of one */
 };
 
 #define NUMA_OPTIONS_DEFAULT                                                  \
@@ -106,7 +107,15 @@ uint64_t numa_default_l1(const struct machine *m, char how[128]);
 int numa_parse(const struct cli_cmd *cmd, const struct cli_spec *spec, int argc, char **argv, struct numa_options *o);
 /* --from or this system. -1 with *m, else CLI_UNREADABLE. */
 int numa_load(const struct cli_cmd *cmd, const struct numa_options *o, struct machine **m);
-/* The options as wishes. -1, else CLI_USAGE. `how` says where the size of L1 is from; "" when it was given. */
+/* The server's /status from --url, a new reference. -1, else CLI_UNREADABLE. */
+int numa_status(const struct cli_cmd *cmd, const struct cli_common *o, json_t **status);
+/* The same into o->status when --url is given, which must be HTTP and goes without --from. -1, else an exit code. */
+int numa_ask(const struct cli_cmd *cmd, struct numa_options *o);
+/* Pages of L1's pools as /status has them go to `conf`; what is not of that shape is left out. */
+void numa_held(const json_t *status, struct plan_conf *conf);
+/* L1 of the server, all pools; 0: it does not say. */
+uint64_t numa_l1_of(const json_t *status);
+/* The options as wishes, and what a server holds. -1, else CLI_USAGE. `how` says where the size of L1 is from; "" when it was given. */
 int numa_plan_conf(const struct cli_cmd *cmd, const struct numa_options *o, const struct machine *m,
 		   struct plan_conf *conf, char how[128]);
 /* numa_plan_conf and plan_make. -1 with *p, else an exit code. */
@@ -119,5 +128,9 @@ FILE *numa_open(const struct cli_cmd *cmd, const struct numa_options *o);
 int numa_close(const struct cli_cmd *cmd, const struct numa_options *o, FILE *out, int code);
 /* Writes `json` (its reference is taken; NULL counts as out of memory), indented by two, and closes. */
 int numa_finish_json(const struct cli_cmd *cmd, const struct numa_options *o, json_t *json, int code);
+
+/* Makes or replaces a file as a whole: under another name first, synced, then renamed. Its folder is made if that is the only
+ * one missing. 0 or -errno with `why`. */
+int numa_replace_file(const char *path, unsigned mode, const char *text, size_t len, struct why *why);
 
 #endif

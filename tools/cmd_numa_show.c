@@ -1,8 +1,7 @@
-/* cmd_numa_show.c - `numa show` and `numa capture`: the machine as a picture, as JSON, as SVG, and as a file. */
+/* cmd_numa_show.c - `numa show`: the machine as a picture, as JSON, as SVG. */
 #include "tools/cmd_numa.h"
 #include "tools/commands.h"
 
-#include "tools/httpc.h"
 #include "tools/numa_json.h"
 #include "tools/numa_picture.h"
 #include "tools/numa_svg.h"
@@ -24,21 +23,6 @@ static const struct cli_opt rows[] = {
 	{"ascii", 0, NULL, CLI_FLAG, offsetof(struct show_options, ascii), 0, 0, NULL, "Nothing but ASCII characters"},
 	{"svg", 0, "FILE", CLI_STR, offsetof(struct show_options, svg), 0, 0, NULL, "Write an SVG picture to a file"},
 };
-
-static int fetch(const struct cli_cmd *cmd, const struct cli_common *o, json_t **status)
-{
-	static const char *const paths[] = {"/status", "/api/status", NULL};
-	struct httpc_answer a;
-	struct why why = {0};
-	if (!httpc_first(o->url.text, paths, NULL, o->timeout_s, &a, &why)) {
-		*status = httpc_check(&a, &why) ? NULL : httpc_json(&a, &why);
-		httpc_free(&a);
-		if (*status)
-			return -1;
-	}
-	cli_error(cmd, "%s", why.text);
-	return CLI_UNREADABLE;
-}
 
 static int write_svg(const struct cli_cmd *cmd, const char *path, const struct numa_view *v)
 {
@@ -89,7 +73,7 @@ static int show(const struct cli_cmd *cmd, const struct show_options *o, const s
 	struct why why = {0};
 	json_t *status = NULL;
 	char how[128] = "";
-	int code = o->numa.common.url_text ? fetch(cmd, &o->numa.common, &status)
+	int code = o->numa.common.url_text ? numa_status(cmd, &o->numa.common, &status)
 		   : planned               ? numa_plan(cmd, &o->numa, m, &p, how)
 					   : -1;
 	if (code < 0) {
@@ -124,31 +108,4 @@ int cmd_numa_show(const struct cli_cmd *cmd, int argc, char **argv)
 	code = show(cmd, &o, m);
 	machine_destroy(m);
 	return code;
-}
-
-/* ---- capture --------------------------------------------------------------------------------------------------------- */
-
-struct capture_options {
-	struct numa_options numa;
-	const char *file;
-};
-
-int cmd_numa_capture(const struct cli_cmd *cmd, int argc, char **argv)
-{
-	const struct cli_spec spec = {
-		.default_timeout_s = 10, .arg = "[FILE]", .arg_offset = offsetof(struct capture_options, file)};
-	struct capture_options o = {.numa = NUMA_OPTIONS_DEFAULT};
-	struct why why = {0};
-	int code = numa_parse(cmd, &spec, argc, argv, &o.numa);
-	if (code >= 0)
-		return code;
-	if (o.file)
-		o.numa.common.output = o.file;
-	FILE *out = numa_open(cmd, &o.numa);
-	if (!out)
-		return CLI_FAILED;
-	int rc = machine_capture(out, &why);
-	if (rc)
-		cli_error(cmd, "%s", why.text[0] ? why.text : strerror(-rc));
-	return numa_close(cmd, &o.numa, out, rc ? CLI_FAILED : CLI_OK);
 }

@@ -2,7 +2,6 @@
 #include "tools/cmd_numa.h"
 #include "tools/commands.h"
 
-#include "tools/httpc.h"
 #include "tools/numa_verify.h"
 
 struct verify_options {
@@ -15,24 +14,6 @@ static const struct cli_opt rows[] = {
 	{"max-pages", 0, "N", CLI_U64, offsetof(struct verify_options, max_pages), 0, 1e12, NULL,
 	 "Look at that many pages of each pool, evenly spread; 0 is all (default 1048576)"},
 };
-
-static int fetch(const struct cli_cmd *cmd, const struct cli_common *o, json_t **status)
-{
-	static const char *const paths[] = {"/status", "/api/status", NULL};
-	struct httpc_answer a;
-	struct why why = {0};
-	int rc = httpc_first(o->url.text, paths, NULL, o->timeout_s, &a, &why);
-
-	if (rc == 0) {
-		rc = httpc_check(&a, &why);
-		*status = rc ? NULL : httpc_json(&a, &why);
-		httpc_free(&a);
-		if (*status)
-			return -1;
-	}
-	cli_error(cmd, "%s", why.text);
-	return CLI_UNREADABLE;
-}
 
 static int show(const struct cli_cmd *cmd, const struct numa_options *o, const struct verify *v)
 {
@@ -69,7 +50,7 @@ int cmd_numa_verify(const struct cli_cmd *cmd, int argc, char **argv)
 		return code;
 	if (o.numa.common.url.kind != URL_HTTP)
 		return cli_usage(cmd, "--url: the HTTP port is needed, such as " CLI_DEFAULT_HTTP);
-	code = fetch(cmd, &o.numa.common, &status);
+	code = numa_status(cmd, &o.numa.common, &status);
 	if (code < 0)
 		code = numa_load(cmd, &o.numa, &m);
 	if (code < 0) {
