@@ -119,6 +119,8 @@ static int finish(struct conf *c, struct why *why)
 
 	if (rc)
 		return rc;
+	c->workers_open = c->source[CONF_AT_max_workers] == 'd' && c->source[CONF_AT_max_gpu_workers] == 'd' &&
+			  c->source[CONF_AT_max_cpu_workers] == 'd';
 	if (c->source[CONF_AT_max_gpu_workers] == 'd')
 		c->max_gpu_workers = c->max_workers;
 	if (c->source[CONF_AT_max_cpu_workers] == 'd')

@@ -92,6 +92,7 @@ struct conf {
 	struct conf_map_node map[CONF_MAX_MAP];
 	uint32_t nmap;
 	struct conf_pages pages;
+	bool workers_open; /* nobody said how many workers: one of each kind, or one per node */
 	/* Where a value came from, by option index (see conf_option_count): 'd', 'f', 'e', 'c'. For dumps. */
 	uint8_t *source;
 };

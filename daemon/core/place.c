@@ -101,6 +101,32 @@ static void log_notes(const struct plan *p)
 	}
 }
 
+/* Nodes that hold a part of L1 and have CPUs to copy with. */
+static uint32_t nodes_to_serve(const struct plan *p)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < p->npools; i++) {
+		const struct mach_node *node = machine_node(p->machine, p->pools[i].node);
+
+		n += node && cpus_next(&node->cpus, 0) >= 0;
+	}
+	return at_most(n, MAX_THREADS / 2);
+}
+
+/* One worker for all nodes, upstream's default, would copy across nodes: where the operator left it open each node gets its own. */
+static int plan_again(struct server *srv, struct plan_conf *w, struct why *why)
+{
+	uint32_t n = nodes_to_serve(srv->plan);
+
+	if (!srv->conf.workers_open || n <= srv->conf.max_gpu_workers)
+		return 0;
+	srv->conf.max_gpu_workers = srv->conf.max_cpu_workers = w->transfer_workers = w->lookup_workers = n;
+	plan_destroy(srv->plan);
+	srv->plan = NULL;
+	return plan_make(srv->machine, w, &srv->plan, why);
+}
+
 int place_open(struct server *srv, struct why *why)
 {
 	struct plan_conf w;
@@ -110,6 +136,8 @@ int place_open(struct server *srv, struct why *why)
 		return err;
 	wishes(&srv->conf, &w);
 	err = plan_make(srv->machine, &w, &srv->plan, why);
+	if (!err)
+		err = plan_again(srv, &w, why);
 	/* a smaller cache than the operator sized the machine for would be found out too late */
 	if (!err && (demanded(&w) || srv->plan->shortage_bytes))
 		err = refuse_shortage(srv->plan, why);

@@ -15,7 +15,7 @@ HUGE = 2 << 20
 FREE = "cat /sys/devices/system/node/node*/hugepages/hugepages-2048kB/free_hugepages"
 INTERVAL = 3
 BACKINGS = {"2m": ("hugetlb", HUGE), "4k": ("shm", 4096)}
-SPREAD = ("--numa", "yes", "--numa-policy", "manual", "--max-gpu-workers", "2", "--numa-check-seconds", str(INTERVAL))
+SPREAD = ("--numa", "yes", "--numa-policy", "manual", "--numa-check-seconds", str(INTERVAL))
 
 
 def free():

@@ -2,7 +2,7 @@
 #include "tools/numa_picture.h"
 
 #include "daemon/base/mem.h"
-#include "numa_machines.h"
+#include "tests/unit/tools/numa_machines.h"
 
 #include <errno.h>
 #include <setjmp.h>

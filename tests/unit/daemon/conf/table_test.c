@@ -68,13 +68,16 @@ static bool is_canonical(const struct conf_option *o, unsigned n)
 /* The k-th (1, 2, 3) valid text for an option, different from its neighbours and from the default where the type allows. */
 static void sample(const struct conf_option *o, unsigned k, char *buf, size_t cap)
 {
-	static const char *const pages[] = {"auto", "2m", "1g,4k", "thp"};
+	static const char *const pages[] = {"auto", "2m", "1g,4k", "thp"}, *const dialects[] = {"D2", "D3b", "D6",
+												"D7"};
 	unsigned n = 0;
 
 	switch (o->type) {
 	case CONF_STR:
 		if (o == &conf_options[CONF_AT_l1_pages])
 			snprintf(buf, cap, "%s", pages[k % 4]);
+		else if (o == &conf_options[CONF_AT_dialect])
+			snprintf(buf, cap, "%s", dialects[k % 4]);
 		else if (o == &conf_options[CONF_AT_numa_map])
 			snprintf(buf, cap, "0,%u", k);
 		else
