@@ -3,6 +3,7 @@
 #include "tools/commands.h"
 
 #include "tools/numa_canvas.h"
+#include "tools/numa_facts.h"
 #include "tools/numa_json.h"
 #include "tools/numa_picture.h"
 
@@ -31,63 +32,20 @@ static void fact(struct teller *t, const char *name, const char *value, const ch
 	t->row += canvas_wrap(t->c, t->row, 19, PICTURE_WIDTH - 19, INK_DIM, source[0] ? source : "no source");
 }
 
+static void told(void *t, const char *name, const char *value, const char *source)
+{
+	fact(t, name, value, source);
+}
+
 /* ---- a node ---------------------------------------------------------------------------------------------------------- */
-
-static void tell_huge(struct teller *t, const struct mach_node *n)
-{
-	char size[24], value[128], source[160];
-	for (uint32_t i = 0; i < n->nhuge; i++) {
-		const struct mach_hugepages *h = &n->huge[i];
-		view_page_text(h->page_bytes, size);
-		if (h->known)
-			snprintf(value, sizeof(value), "%s: %llu free of %llu, %llu surplus", size,
-				 (unsigned long long)h->free, (unsigned long long)h->total,
-				 (unsigned long long)h->surplus);
-		else
-			snprintf(value, sizeof(value), "%s: ?", size);
-		snprintf(source, sizeof(source), "/sys/devices/system/node/node%d/hugepages/hugepages-%llukB", n->id.os,
-			 (unsigned long long)(h->page_bytes >> 10));
-		fact(t, "huge pages", value, source);
-	}
-	if (!n->nhuge)
-		fact(t, "huge pages", "?", "");
-}
-
-static void tell_distances(struct teller *t, const struct mach_node *n)
-{
-	char value[1000] = "", source[96];
-	size_t at = 0;
-	for (uint32_t i = 0; i < t->m->nnodes && at + 32 < sizeof(value); i++) {
-		uint32_t d = n->distance ? n->distance[i] : 0;
-		int got = snprintf(value + at, sizeof(value) - at, d ? "%snode %d: %u" : "%snode %d: ?", at ? ", " : "",
-				   t->m->nodes[i].id.os, d);
-		at += got > 0 ? (size_t)got : 0;
-	}
-	snprintf(source, sizeof(source), "/sys/devices/system/node/node%d/distance", n->id.os);
-	fact(t, "distances", value, source);
-}
 
 static void tell_node(struct teller *t, uint32_t node)
 {
 	const struct mach_node *n = &t->m->nodes[node];
-	char marks[64], total[24], left[24], value[1000], list[900], source[96];
+	char marks[64];
 	view_node_marks(n, marks);
 	canvas_text(t->c, t->row++, 0, PICTURE_WIDTH, INK_BOLD, "node %d%s%s", n->id.os, marks[0] ? ", " : "", marks);
-	snprintf(value, sizeof(value), "%s, %s free", n->memory_bytes ? numa_size_text(n->memory_bytes, total) : "?",
-		 n->free_bytes ? numa_size_text(n->free_bytes, left) : "?");
-	fact(t, "memory", n->kind == NODE_EMPTY ? "none" : value, n->memory_where);
-	tell_huge(t, n);
-	cpus_format(&n->all_cpus, list, sizeof(list));
-	snprintf(value, sizeof(value), "%s", list[0] ? list : "none");
-	snprintf(source, sizeof(source), "/sys/devices/system/node/node%d/cpulist", n->id.os);
-	fact(t, "CPUs", value, source);
-	if (!cpus_equal(&n->cpus, &n->all_cpus)) {
-		cpus_format(&n->cpus, list, sizeof(list));
-		fact(t, "ours", list[0] ? list : "none", "/proc/self/status: Cpus_allowed_list");
-	}
-	if (!n->allowed)
-		fact(t, "allowed", "no: our cpuset hides its memory", "/proc/self/status: Mems_allowed_list");
-	tell_distances(t, n);
+	facts_of_node(t->m, node, told, t);
 }
 
 /* ---- a device -------------------------------------------------------------------------------------------------------- */
@@ -117,8 +75,7 @@ static void tell_device(struct teller *t, const struct mach_device *d, bool rela
 	snprintf(value, sizeof(value), "%s, %s", machine_node_text(d->node, node), numa_confidence_name(d->confidence));
 	fact(t, "node", value, NULL);
 	tell_facts(t, d);
-	if (d->bridge[0])
-		fact(t, "switch", d->bridge, NULL);
+	facts_of_device(t->m, d, told, t);
 	for (uint32_t i = 0; relations && i < t->m->ndevices; i++) {
 		const struct mach_device *other = &t->m->devices[i];
 		if (other == d)
@@ -131,7 +88,7 @@ static void tell_device(struct teller *t, const struct mach_device *d, bool rela
 
 /* ---- the command ----------------------------------------------------------------------------------------------------- */
 
-/* "node1", "node 1" is not one word; VIEW_NONE when it is not a node of the machine. */
+/* "node1", which "node 1" has become; VIEW_NONE when it is not a node of the machine. */
 static uint32_t find_node(const struct machine *m, const char *what)
 {
 	char *end;
@@ -148,6 +105,10 @@ static int tell(const struct cli_cmd *cmd, const struct explain_options *o, cons
 	if (!t.c) {
 		cli_error(cmd, "out of memory");
 		return CLI_FAILED;
+	}
+	if (!o->what) {
+		canvas_text(t.c, t.row++, 0, PICTURE_WIDTH, INK_BOLD, "the machine, and what limits us: %s", m->source);
+		facts_of_machine(m, told, &t);
 	}
 	for (uint32_t i = 0; i < m->nnodes; i++)
 		if (node == i || !o->what)
@@ -168,6 +129,34 @@ static int tell(const struct cli_cmd *cmd, const struct explain_options *o, cons
 	return out ? numa_close(cmd, &o->numa, out, rc ? CLI_FAILED : CLI_OK) : CLI_FAILED;
 }
 
+/* What `numa show --json` has, and in `details` every fact in words with its source. */
+static json_t *node_json(const struct machine *m, uint32_t node)
+{
+	json_t *o = numa_node_json(m, node);
+	json_object_set_new(o, "details", facts_json(m, node, NULL));
+	return o;
+}
+
+static json_t *device_json(const struct machine *m, const struct mach_device *d)
+{
+	json_t *o = numa_device_json(d);
+	json_object_set_new(o, "details", facts_json(m, VIEW_NONE, d));
+	return o;
+}
+
+static json_t *everything(const struct machine *m)
+{
+	json_t *o = numa_machine_json(m), *nodes = json_array(), *devices = json_array();
+	for (uint32_t i = 0; i < m->nnodes; i++)
+		json_array_append_new(nodes, node_json(m, i));
+	for (uint32_t i = 0; i < m->ndevices; i++)
+		json_array_append_new(devices, device_json(m, &m->devices[i]));
+	json_object_set_new(o, "details", facts_json(m, VIEW_NONE, NULL));
+	json_object_set_new(o, "nodes", nodes);
+	json_object_set_new(o, "devices", devices);
+	return o;
+}
+
 static int explain(const struct cli_cmd *cmd, const struct explain_options *o, const struct machine *m)
 {
 	uint32_t node = o->what ? find_node(m, o->what) : VIEW_NONE;
@@ -180,10 +169,25 @@ static int explain(const struct cli_cmd *cmd, const struct explain_options *o, c
 	}
 	if (o->numa.common.format != REPORT_JSON)
 		return tell(cmd, o, m, node, device);
-	json_t *all = !o->what ? numa_machine_json(m) : device ? numa_device_json(device) : numa_node_json(m, node);
+	json_t *all = !o->what ? everything(m) : device ? device_json(m, device) : node_json(m, node);
 	if (all)
 		json_object_set_new(all, "schema", json_integer(1));
 	return numa_finish_json(cmd, &o->numa, all, CLI_OK);
+}
+
+/* "node 1" is one word too, so that what other commands print can be copied. */
+static int join_node(int argc, char **argv, char *word, size_t cap)
+{
+	for (int i = 1; i + 1 < argc; i++) {
+		const char *number = argv[i + 1];
+		if (strcmp(argv[i], "node") != 0 || !*number || number[strspn(number, "0123456789")])
+			continue;
+		snprintf(word, cap, "node%s", number);
+		argv[i] = word;
+		memmove(&argv[i + 1], &argv[i + 2], (size_t)(argc - i - 1) * sizeof(*argv));
+		return argc - 1;
+	}
+	return argc;
 }
 
 int cmd_numa_explain(const struct cli_cmd *cmd, int argc, char **argv)
@@ -192,10 +196,14 @@ int cmd_numa_explain(const struct cli_cmd *cmd, int argc, char **argv)
 	const struct cli_spec spec = {.opts = rows,
 				      .nopts = sizeof(rows) / sizeof(rows[0]),
 				      .default_timeout_s = 10,
-				      .arg = "[DEVICE|nodeN]",
+				      .arg = "[DEVICE|PCI-ADDRESS|nodeN]",
+				      .after = "Every fact with the file or object that says it; where sources "
+					       "disagree, all of them. Without a word: everything.",
 				      .arg_offset = offsetof(struct explain_options, what)};
 	struct explain_options o = {.numa = NUMA_OPTIONS_DEFAULT};
 	struct machine *m = NULL;
+	char word[32];
+	argc = join_node(argc, argv, word, sizeof(word));
 	int code = numa_parse(cmd, &spec, argc, argv, &o.numa);
 	if (code >= 0)
 		return code;
