@@ -226,8 +226,7 @@ static void check_journal(struct checker *c)
 
 	switch (apply_journal_state(&conf, step)) {
 	case JOURNAL_HALF:
-		add(c, "error", path, "lmcache-appliance numa undo", "an earlier numa apply stopped half done, at %s",
-		    step);
+		add(c, "error", path, "lmcache-appliance numa undo", "%s", step);
 		break;
 	case JOURNAL_UNREADABLE:
 		add(c, "notice", path, "look as root", "the journal of numa apply cannot be read: %s", step);
