@@ -236,7 +236,7 @@ $(addprefix doc-,$(DOC_NAMES)): doc-%: $(BUILD)/gen/%_doc
 	@$< >docs/$*.md.new && mv docs/$*.md.new docs/$*.md
 
 golden: ## rewrite the golden outputs of the unit tests (then review the difference)
-	@LMCA_UPDATE_GOLDEN=1 $(MAKE) run-tests T="daemon/conf numa/plan_golden numa/machine_test"
+	@LMCA_UPDATE_GOLDEN=1 $(MAKE) run-tests T="daemon/conf numa/plan_golden numa/machine_test tools/numa_golden"
 
 PREFIX     ?= /usr/local
 DESTDIR    ?=
