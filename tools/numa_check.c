@@ -256,13 +256,19 @@ static const json_t *pool_on(const json_t *pools, node_id node)
 	return NULL;
 }
 
+/* A pool of an unknown node is bound to none. */
+static const char *pool_name(node_id node, char buf[24])
+{
+	return node_known(node) ? machine_node_text(node, buf) : "any node";
+}
+
 static void check_planned_pool(struct checker *c, const json_t *pools, const struct plan_pool *want)
 {
 	const json_t *is = pool_on(pools, want->node);
 	static const char remedy[] = "start the server again: it makes its plan at start only";
-	char node[24], a[24], b[24];
+	char buf[24], a[24], b[24];
+	const char *node = pool_name(want->node, buf);
 
-	machine_node_text(want->node, node);
 	if (!is) {
 		add(c, "warning", c->in->server, remedy, "%s: the plan has %s of L1 here, the server no pool", node,
 		    numa_size_text(want->bytes, a));
@@ -298,8 +304,7 @@ static void check_server(struct checker *c)
 			add(c, "warning", c->in->server,
 			    "lmcache-appliance numa verify says where; start the server again",
 			    "%s: %llu of %llu pages of L1 are on another node",
-			    machine_node_text(os >= 0 && os < (json_int_t)NODE_MAX ? node_of((int)os) : NODE_UNKNOWN,
-					      node),
+			    pool_name(os >= 0 && os < (json_int_t)NODE_MAX ? node_of((int)os) : NODE_UNKNOWN, node),
 			    (unsigned long long)count(is, "pages_elsewhere"),
 			    (unsigned long long)count(is, "pages_looked_at"));
 	}
