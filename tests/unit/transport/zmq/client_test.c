@@ -23,8 +23,8 @@ struct script {
 	void *ctx, *router;
 	char url[64];
 	pthread_t thread;
-	size_t last_bytes; /* of the last request's largest frame */
-	int last_frames;
+	_Atomic size_t last_bytes; /* of the last request's largest frame */
+	_Atomic int last_frames;
 };
 
 static void answer(struct script *s, const uint8_t *id, size_t nid, const uint8_t *uid, size_t nuid,
