@@ -123,6 +123,16 @@ static void send_reply(struct control *c, struct task *t)
 	zmq_msg_close(&t->reply);
 }
 
+/* Its own from its first registration on. By turns of all connections would not do: an engine has two, one of which copies nothing,
+ * so with two workers one would get every copy. */
+static uint32_t choose_worker(struct control *c, node_id node)
+{
+	uint32_t engines[MAX_THREADS] = {0};
+
+	peers_count_engines(c->peers, c->srv->contexts, c->srv->ntransfer, engines);
+	return worker_near(c->srv, node, engines);
+}
+
 /* Needs the control thread: peers are its own. */
 static void learn(struct control *c, struct task *t)
 {
@@ -139,7 +149,7 @@ static void learn(struct control *c, struct task *t)
 	if (t->registered_instance && p->ninstances < PEER_INSTANCES)
 		p->instance[p->ninstances++] = t->registered_instance;
 	if (t->registered_instance && p->transfer_worker == WORKER_NONE && p->next_worker == WORKER_NONE)
-		p->next_worker = worker_near(c->srv, t->registered_node, p->affinity);
+		p->next_worker = choose_worker(c, t->registered_node);
 }
 
 static void finish(struct control *c, struct task *t)

@@ -167,8 +167,8 @@ struct worker {
 
 int workers_start(struct server *srv, struct why *why);
 void workers_stop(struct server *srv);
-/* A transfer worker planned on that node, another one for each `turn`; WORKER_NONE when there is none. */
-uint32_t worker_near(const struct server *srv, node_id node, uint32_t turn);
+/* Of the transfer workers planned on that node, or of all when none is, the one that serves the fewest engines[i]. */
+uint32_t worker_near(const struct server *srv, node_id node, const uint32_t *engines);
 void worker_submit(struct worker *w, struct task *t);
 
 /* ---- control --------------------------------------------------------------------------------------------------- */

@@ -120,6 +120,29 @@ uint32_t peer_transfer_worker(struct peer *p, uint32_t n)
 	return p->transfer_worker != WORKER_NONE ? p->transfer_worker : p->affinity % n;
 }
 
+static bool is_engine(const struct peer *p, struct ctx_registry *contexts)
+{
+	bool found = false;
+
+	for (uint32_t i = 0; i < p->ninstances && !found; i++) {
+		struct ctx *x = ctx_get_for(contexts, p->instance[i], p->serial);
+
+		found = x != NULL;
+		ctx_put(contexts, x);
+	}
+	return found;
+}
+
+void peers_count_engines(const struct peers *t, struct ctx_registry *contexts, uint32_t n, uint32_t *engines)
+{
+	for (const struct peer *p = t->oldest; p; p = p->younger) {
+		uint32_t w = p->next_worker != WORKER_NONE ? p->next_worker : p->transfer_worker;
+
+		if (w < n && is_engine(p, contexts))
+			engines[w]++;
+	}
+}
+
 uint32_t peers_count(const struct peers *p)
 {
 	return p->count;

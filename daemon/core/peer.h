@@ -39,6 +39,8 @@ uint32_t peers_count(const struct peers *p);
 /* Which of n transfer workers has the peer's next request. Its transfers stay in order because one worker has them all: it moves
  * to `next_worker` once, and only while nothing of that lane is in flight. */
 uint32_t peer_transfer_worker(struct peer *p, uint32_t n);
+/* Adds to engines[w], for each of n workers, the peers that have it and an instance that is registered still. */
+void peers_count_engines(const struct peers *t, struct ctx_registry *contexts, uint32_t n, uint32_t *engines);
 
 /* Makes sure the peer's dialect is known well enough to act on this request; false: drop it. */
 bool recognise(struct server *srv, struct exec *e, struct peer *p, const struct task *t, uint64_t number);

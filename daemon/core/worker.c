@@ -113,20 +113,20 @@ void workers_stop(struct server *srv)
 	}
 }
 
-uint32_t worker_near(const struct server *srv, node_id node, uint32_t turn)
+uint32_t worker_near(const struct server *srv, node_id node, const uint32_t *engines)
 {
-	uint32_t near = 0;
+	uint32_t best = WORKER_NONE;
+	bool near = false;
 
 	for (uint32_t i = 0; i < srv->ntransfer; i++)
-		near += node_same(srv->worker[i].node, node);
-	if (!near)
-		return WORKER_NONE;
-	turn %= near;
+		near |= node_same(srv->worker[i].node, node);
 	for (uint32_t i = 0; i < srv->ntransfer; i++) {
-		if (node_same(srv->worker[i].node, node) && turn-- == 0)
-			return i;
+		if (near && !node_same(srv->worker[i].node, node))
+			continue;
+		if (best == WORKER_NONE || engines[i] < engines[best])
+			best = i;
 	}
-	return WORKER_NONE;
+	return best;
 }
 
 void worker_submit(struct worker *w, struct task *t)

@@ -189,5 +189,32 @@ def full_shm():
     eq(code, 0, "the child's exit")
 
 
+@tap.test("engines are spread over the transfer workers, though each has a second connection that copies nothing")
+def spread():
+    with Daemon("--max-workers", "2") as d:
+        def switches():
+            out = {}
+            for task in os.listdir("/proc/%d/task" % d.pid):
+                with open("/proc/%d/task/%s/status" % (d.pid, task)) as f:
+                    status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+                if status["Name"].startswith("lmca-xfer"):
+                    out[status["Name"]] = int(status["voluntary_ctxt_switches"])
+            return out
+        for _ in range(3):                                  # engines come and go: a free worker is found each time
+            with Client(d.port, "D6"), Engine(d.port, "D6", KV(1), model="one") as one:
+                with Client(d.port, "D6"), Engine(d.port, "D6", KV(1), model="two") as two:
+                    one.fill(random_tokens(CHUNK))
+                    two.fill(random_tokens(CHUNK))
+                    before = switches()
+                    for _ in range(20):
+                        one.fill(random_tokens(4 * CHUNK))
+                        two.fill(random_tokens(4 * CHUNK))
+                    after = switches()
+                    woken = sorted(after[n] - before[n] for n in after)
+                    assert len(woken) == 2 and woken[0] >= 10, "wake-ups of the two workers: %r" % woken
+                    two.unregister()
+                one.unregister()
+
+
 if __name__ == "__main__":
     tap.main()

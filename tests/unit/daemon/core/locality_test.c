@@ -206,6 +206,7 @@ static void test_4_chunks_go_home_and_are_counted(void **state)
 static void test_5_workers_near_a_node(void **state)
 {
 	static const int at[] = {0, 0, 1, -1, 1, 1};
+	static const uint32_t none[6] = {0}, some[6] = {3, 1, 2, 7, 2, 1}; /* engines served */
 	struct server *srv = mem_calloc(1, sizeof(*srv));
 	(void)state;
 
@@ -213,14 +214,12 @@ static void test_5_workers_near_a_node(void **state)
 	srv->ntransfer = 6;
 	for (int i = 0; i < 6; i++)
 		srv->worker[i].node = node_of(at[i]);
-	assert_int_equal(worker_near(srv, node_of(0), 0), 0);
-	assert_int_equal(worker_near(srv, node_of(0), 1), 1);
-	assert_int_equal(worker_near(srv, node_of(0), 2), 0);
-	assert_int_equal(worker_near(srv, node_of(1), 0), 2);
-	assert_int_equal(worker_near(srv, node_of(1), 1), 4);
-	assert_int_equal(worker_near(srv, node_of(1), 5), 5);
-	assert_int_equal(worker_near(srv, node_of(2), 0), WORKER_NONE);
-	assert_int_equal(worker_near(srv, NODE_UNKNOWN, 0), WORKER_NONE);
+	assert_int_equal(worker_near(srv, node_of(0), none), 0);
+	assert_int_equal(worker_near(srv, node_of(1), none), 2);
+	assert_int_equal(worker_near(srv, node_of(0), some), 1);
+	assert_int_equal(worker_near(srv, node_of(1), some), 5);
+	assert_int_equal(worker_near(srv, node_of(2), some), 1); /* none there: the least busy of all */
+	assert_int_equal(worker_near(srv, NODE_UNKNOWN, some), 1);
 	mem_free(srv);
 }
 
