@@ -211,7 +211,8 @@ def spread():
                         two.fill(random_tokens(4 * CHUNK))
                     after = switches()
                     woken = sorted(after[n] - before[n] for n in after)
-                    assert len(woken) == 2 and woken[0] >= 10, "wake-ups of the two workers: %r" % woken
+                    # of 20 each, less those that found the worker awake still; it was 0 and 40
+                    assert len(woken) == 2 and woken[0] >= 3, "wake-ups of the two workers: %r" % woken
                     two.unregister()
                 one.unregister()
 
