@@ -44,8 +44,19 @@ enum lane {
 };
 
 /* What one thread needs to run operations. */
+/* Series of one model and salt, so that a LOOKUP adds to them without a search under the metrics' lock. */
+#define LOOKUP_SERIES 5u
+#define LOOKUP_CACHED 16u
+#define LOOKUP_LABELS 256u /* bytes of model and salt together; longer ones are looked up each time */
+struct lookup_series {
+	metric_series series[LOOKUP_SERIES];
+	uint32_t model_bytes, salt_bytes;
+	char labels[LOOKUP_LABELS];
+};
+
 struct exec {
 	struct server *srv;
+	struct lookup_series lookups[LOOKUP_CACHED]; /* by a hash of the labels; series[0] 0: free */
 	struct wire_scratch *scratch;
 	struct prefix_walk *walk;
 	struct pk_mem *pk;
@@ -235,7 +246,7 @@ enum count_id {
 void count_init(struct server *srv);
 void count(struct server *srv, enum count_id id, uint64_t n);
 void count_request(struct server *srv, enum wire_op op, uint64_t ns);
-void count_lookup(struct server *srv, const struct session_lookup *l, const struct session_hits *hits);
+void count_lookup(struct exec *e, const struct session_lookup *l, const struct session_hits *hits);
 void count_no_room(struct server *srv, struct slice model, uint32_t chunks);
 void count_read_failure(struct server *srv, struct slice model);
 

@@ -1,6 +1,8 @@
 /* count.c - metrics whose labels are known at the start, and those of a lookup. */
 #include "daemon/core/core_int.h"
 
+#include <string.h>
+
 static const struct {
 	enum metric_id metric;
 	const char *label;
@@ -56,21 +58,77 @@ static void early_exit(struct server *srv, const char *reason)
 	add(srv, M_LOOKUP_EARLY_EXIT_REQUESTS, labels, 3, 1);
 }
 
-void count_lookup(struct server *srv, const struct session_lookup *l, const struct session_hits *hits)
+static bool find_series(struct metrics *m, const struct session_lookup *l, metric_series *out)
 {
-	uint64_t cs = srv->chash.chunk_tokens, found = hits->chunks * (uint64_t)l->world_size;
+	static const enum metric_id rows[LOOKUP_SERIES] = {M_LOOKUPS_REQUESTS, M_LOOKUP_REQUESTED_TOKENS,
+							   M_LOOKUP_HIT_TOKENS, M_LOOKUP_HIT_L1_TOKENS,
+							   M_LOOKUP_HIT_L1_KEYS};
 	const struct slice labels[] = {l->model, l->salt};
+	bool all = true;
+
+	for (uint32_t i = 0; i < LOOKUP_SERIES; i++) {
+		out[i] = metric_series_get(m, rows[i], labels, 2);
+		all &= out[i] != 0;
+	}
+	return all;
+}
+
+static bool is_of(const struct lookup_series *c, const struct session_lookup *l)
+{
+	return c->series[0] && slice_eq(l->model, slice_of(c->labels, c->model_bytes)) &&
+	       slice_eq(l->salt, slice_of(c->labels + c->model_bytes, c->salt_bytes));
+}
+
+static uint32_t hash_bytes(uint32_t h, struct slice s)
+{
+	const uint8_t *p = s.p;
+
+	for (size_t i = 0; i < s.n; i++)
+		h = (h ^ p[i]) * 0x01000193u;
+	return h;
+}
+
+/* The exec's own copy of the handles, or `spare` filled for what does not fit there. */
+static const metric_series *series_of(struct exec *e, const struct session_lookup *l, metric_series *spare)
+{
+	struct lookup_series *c;
+
+	if (l->model.n > LOOKUP_LABELS || l->salt.n > LOOKUP_LABELS - l->model.n) {
+		find_series(e->srv->metrics, l, spare);
+		return spare;
+	}
+	c = &e->lookups[hash_bytes(hash_bytes(0x811c9dc5u, l->model), l->salt) % LOOKUP_CACHED];
+	if (is_of(c, l))
+		return c->series;
+	c->series[0] = 0;
+	if (!find_series(e->srv->metrics, l, spare))
+		return spare; /* out of memory: tried again next time */
+	if (l->model.n)
+		memcpy(c->labels, l->model.p, l->model.n);
+	if (l->salt.n)
+		memcpy(c->labels + l->model.n, l->salt.p, l->salt.n);
+	c->model_bytes = (uint32_t)l->model.n;
+	c->salt_bytes = (uint32_t)l->salt.n;
+	memcpy(c->series, spare, sizeof(c->series));
+	return c->series;
+}
+
+void count_lookup(struct exec *e, const struct session_lookup *l, const struct session_hits *hits)
+{
+	struct server *srv = e->srv;
+	uint64_t cs = srv->chash.chunk_tokens, found = hits->chunks * (uint64_t)l->world_size;
+	const uint64_t add_to[LOOKUP_SERIES] = {1, l->nchunks * cs, hits->chunks * cs, hits->chunks * cs, found};
+	metric_series spare[LOOKUP_SERIES];
+	const metric_series *series;
 
 	if (!l->object_bytes || !l->nchunks) {
 		early_exit(srv, l->nchunks ? "no_gpu_context" : "empty_chunk_hashes");
 		metric_add(srv->metrics, M_LOOKUP_REQUESTED_TOKENS, l->nchunks * cs);
 		return;
 	}
-	add(srv, M_LOOKUPS_REQUESTS, labels, 2, 1);
-	add(srv, M_LOOKUP_REQUESTED_TOKENS, labels, 2, l->nchunks * cs);
-	add(srv, M_LOOKUP_HIT_TOKENS, labels, 2, hits->chunks * cs);
-	add(srv, M_LOOKUP_HIT_L1_TOKENS, labels, 2, hits->chunks * cs);
-	add(srv, M_LOOKUP_HIT_L1_KEYS, labels, 2, found);
+	series = series_of(e, l, spare);
+	for (uint32_t i = 0; i < LOOKUP_SERIES; i++)
+		metric_series_add(srv->metrics, series[i], add_to[i]);
 	metric_add(srv->metrics, M_SM_READ_REQUESTS, 1);
 	metric_add(srv->metrics, M_SM_READ_SUCCEED_KEYS, found);
 	metric_add(srv->metrics, M_SM_READ_FAILED_KEYS, l->nchunks * (uint64_t)l->world_size - found);

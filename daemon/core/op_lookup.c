@@ -48,7 +48,7 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 			l.locks ? "no memory, or the request id is too long" : "num_kv_readers below 1");
 		refuse(srv, r, &why);
 	}
-	count_lookup(srv, &l, &hits);
+	count_lookup(e, &l, &hits);
 	o->answered = true;
 	if (r->dialect <= WIRE_D1)
 		o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits.job_id};

@@ -152,6 +152,24 @@ def labels():
         eq(int(after.get((name, label), 0) - before.get((name, label), 0)), grown, "%s%r" % (name, label))
 
 
+@tap.test("lookups of more tenants than a thread remembers are each counted under their own salt")
+def tenants():
+    d = tap.daemon
+    salts = ["", "x" * 128] + ["tenant%d" % i for i in range(60)]
+    with Engine(d.port, "D4", KV(1), model="org/tenants") as e:
+        tokens = random_tokens(CHUNK)
+        for n in range(3):
+            for i, e.salt in enumerate(salts):
+                eq(e.lookup(tokens, "t%d.%d" % (n, i)), 0, "hits")
+        e.unregister()
+    after = series(d.http("GET", "/metrics")[1])
+    for salt in salts:
+        for name, count in (("requests", 3), ("requested_tokens", 3 * CHUNK), ("hit_tokens", 0)):
+            got = int(after.get(("mp_lookup%s_total" % ("s_" + name if name == "requests" else "_" + name),
+                                 ("org/tenants", salt)), 0))
+            eq(got, count, "%s of %r" % (name, salt))
+
+
 def small_shm():
     """Runs in a child: a /dev/shm of its own that somebody else fills up while the server runs."""
     libc = ctypes.CDLL(None, use_errno=True)
