@@ -3,10 +3,10 @@
 
 #include "daemon/base/mem.h"
 #include "numa/measure_int.h"
+#include "numa/replace.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,42 +263,20 @@ int measure_read(const char *path, struct measure **out, struct why *why)
 
 /* ---- writing -------------------------------------------------------------------------------------------------------- */
 
-static int write_json(json_t *o, int fd)
-{
-	FILE *f = fdopen(fd, "w");
-
-	if (!f) {
-		close(fd);
-		return -ENOMEM;
-	}
-	int rc = json_dumpf(o, f, JSON_INDENT(2)) || fputc('\n', f) == EOF || fflush(f) || fsync(fd)
-			 ? -(errno ? errno : EIO)
-			 : 0;
-	if (fclose(f) && rc == 0)
-		rc = -errno;
-	return rc;
-}
-
 int measure_write(const struct measure *m, const char *path, struct why *why)
 {
-	char folder[512], temporary[520];
-
-	if (snprintf(folder, sizeof(folder), "%s", path) >= (int)sizeof(folder))
-		return why_set(why, -ENAMETOOLONG, "%.64s...: a long name", path);
-	snprintf(temporary, sizeof(temporary), "%s.XXXXXX", path);
-	mkdir(dirname(folder), 0755);
 	json_t *o = measure_json(m);
-	if (!o)
-		return why_set(why, -ENOMEM, "%s: out of memory", path);
-	int fd = mkostemp(temporary, O_CLOEXEC), rc = fd < 0 ? -errno : 0;
-	if (rc == 0) {
-		fchmod(fd, 0644);
-		rc = write_json(o, fd);
-		if (rc == 0 && rename(temporary, path) != 0)
-			rc = -errno;
-		if (rc)
-			unlink(temporary);
+	char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+	size_t n = text ? strlen(text) : 0;
+	int rc = 0;
+
+	if (text) {
+		text[n] = '\n'; /* a text file's last line ends; its length goes along, so the zero is not missed */
+		rc = replace_file(path, 0644, text, n + 1, why);
+	} else {
+		rc = why_set(why, -ENOMEM, "%s: out of memory", path);
 	}
+	free(text);
 	json_decref(o);
-	return rc ? why_set(why, rc, "cannot write %s: %s", path, strerror(-rc)) : 0;
+	return rc;
 }

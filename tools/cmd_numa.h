@@ -129,8 +129,4 @@ int numa_close(const struct cli_cmd *cmd, const struct numa_options *o, FILE *ou
 /* Writes `json` (its reference is taken; NULL counts as out of memory), indented by two, and closes. */
 int numa_finish_json(const struct cli_cmd *cmd, const struct numa_options *o, json_t *json, int code);
 
-/* Makes or replaces a file as a whole: under another name first, synced, then renamed. Its folder is made if that is the only
- * one missing. 0 or -errno with `why`. */
-int numa_replace_file(const char *path, unsigned mode, const char *text, size_t len, struct why *why);
-
 #endif

@@ -1,6 +1,7 @@
 /* cmd_numa_capture.c - `numa capture`: this machine as one file, with a word on what is in it. */
 #include "tools/cmd_numa.h"
 #include "tools/commands.h"
+#include "numa/replace.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -54,7 +55,7 @@ static int store(const struct cli_cmd *cmd, struct capture_options *o, const cha
 	struct why why = {0};
 	int code = CLI_OK;
 
-	if (o->file && numa_replace_file(o->file, 0600, text, len, &why)) {
+	if (o->file && replace_file(o->file, 0600, text, len, &why)) {
 		cli_error(cmd, "%s", why.text);
 		code = CLI_FAILED;
 	} else if (!o->file && (fwrite(text, 1, len, stdout) != len || fflush(stdout))) {

@@ -1,16 +1,7 @@
-/* cmd_numa_server.c - what the commands of `numa` ask a running server, and the files they write. */
+/* cmd_numa_server.c - what the commands of `numa` ask a running server. */
 #include "tools/cmd_numa.h"
 
 #include "tools/httpc.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 int numa_status(const struct cli_cmd *cmd, const struct cli_common *o, json_t **status)
 {
@@ -70,40 +61,4 @@ uint64_t numa_l1_of(const json_t *status)
 		sum += bytes > 0 && bytes < (json_int_t)1 << 46 ? (uint64_t)bytes : 0;
 	}
 	return sum < 1ull << 46 ? sum : 0;
-}
-
-static int write_all(int fd, const char *text, size_t len)
-{
-	while (len) {
-		ssize_t n = write(fd, text, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		text += n;
-		len -= (size_t)n;
-	}
-	return fsync(fd) ? -errno : 0;
-}
-
-int numa_replace_file(const char *path, unsigned mode, const char *text, size_t len, struct why *why)
-{
-	char folder[4096], temporary[4096];
-
-	if (snprintf(temporary, sizeof(temporary), "%s.XXXXXX", path) >= (int)sizeof(temporary))
-		return why_set(why, -ENAMETOOLONG, "%.64s...: a long name", path);
-	snprintf(folder, sizeof(folder), "%s", path);
-	mkdir(dirname(folder), 0755);
-	int fd = mkostemp(temporary, O_CLOEXEC), rc = fd < 0 ? -errno : 0;
-	if (rc == 0) {
-		rc = fchmod(fd, mode) ? -errno : write_all(fd, text, len);
-		if (close(fd) && !rc)
-			rc = -errno;
-		if (rc == 0 && rename(temporary, path))
-			rc = -errno;
-		if (rc)
-			unlink(temporary);
-	}
-	return rc ? why_set(why, rc, "cannot write %s: %s", path, strerror(-rc)) : 0;
 }

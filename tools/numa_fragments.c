@@ -1,6 +1,7 @@
 #include "tools/numa_fragments.h"
 
 #include "tools/cmd_numa.h"
+#include "numa/replace.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -102,7 +103,7 @@ int fragments_write(const struct plan *p, const char *folder, struct why *why)
 		else if (snprintf(path, sizeof(path), "%s/%s", folder, fragments[i].file) >= (int)sizeof(path))
 			rc = why_set(why, -ENAMETOOLONG, "%.64s...: a long name", folder);
 		else
-			rc = numa_replace_file(path, 0644, text, strlen(text), why);
+			rc = replace_file(path, 0644, text, strlen(text), why);
 		free(text);
 	}
 	return rc;
