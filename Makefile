@@ -24,9 +24,9 @@ say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2) &&)
 .DEFAULT_GOAL := all
 
 MODULES := daemon/base daemon/conf numa transport/wire transport/pickle transport/kv transport/shm transport/zmq \
-           daemon/store daemon/http daemon/core tools
+           transport/disk daemon/store daemon/seg daemon/l2 daemon/tier daemon/http daemon/core tools
 
-PKGS       := libzmq hwloc libmicrohttpd jansson libcrypto libcurl
+PKGS       := libzmq hwloc libmicrohttpd jansson libcrypto libcurl liburing hiredis blkid
 TEST_PKGS  := cmocka
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
@@ -48,7 +48,7 @@ ALL_LDFLAGS = $(LDFLAGS) $(SAN) $(LDHARD) -pthread
 LIBS        = $(PKG_LIBS) $(BLAKE3_LIBS) -lm -lrt
 
 # Parsers of foreign bytes are also held to -Wconversion.
-CONVERSION_MODULES := transport/wire transport/pickle
+CONVERSION_MODULES := transport/wire transport/pickle daemon/seg
 
 # ---- BLAKE3: the system's library, or the official C sources from Debian's librust-blake3-dev (docs/decisions/0002) ---
 ifeq ($(shell pkg-config --exists libblake3 2>/dev/null && echo yes),yes)

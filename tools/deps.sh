@@ -34,6 +34,9 @@ find_missing() {
 			need libjansson-dev have_pkg jansson
 			need libssl-dev have_pkg libcrypto
 			need libcurl4-openssl-dev have_pkg libcurl
+			need liburing-dev have_pkg liburing
+			need libhiredis-dev have_pkg hiredis
+			need libblkid-dev have_pkg blkid
 			;;
 		test)
 			need libcmocka-dev have_pkg cmocka

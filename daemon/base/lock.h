@@ -14,8 +14,12 @@ enum lk_rank {
 	LK_CONTEXTS, /* registry of engine contexts (daemon/core) */
 	LK_SESSIONS, /* sessions and their prefetch jobs (daemon/core) */
 	LK_PREFIX,   /* prefix cache of hashed token lists (daemon/core) */
+	LK_TIER,     /* queues between requests and the tier's thread (daemon/tier) */
 	LK_STORE,    /* index, slots, eviction lists (daemon/store) */
 	LK_ARENA,    /* growth of the arena (numa) */
+	LK_L2,       /* an adapter's own tables (daemon/l2) */
+	LK_SEG,      /* index of a segment store (daemon/seg) */
+	LK_NAMES,    /* names of what is below L1 (daemon/seg) */
 	LK_QUEUE,    /* a worker's or the control thread's queue */
 	LK_METRICS,  /* label tables of metrics (daemon/http) */
 	LK_RANKS

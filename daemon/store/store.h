@@ -102,6 +102,10 @@ void *store_ptr(const struct store *s, store_obj o);
  * key was cleared meanwhile is freed by commit, too. Returns how many became readable. */
 uint32_t store_commit(struct store *s, const store_obj *objs, uint32_t n, uint64_t now_ms);
 void store_abort(struct store *s, const store_obj *objs, uint32_t n);
+/* As store_commit, and each that became readable is locked `count` times in the same step, so that eviction cannot come between;
+ * the others become 0 in objs. `temporary`: gone with its last lock, unless somebody stores it anew before. */
+uint32_t store_commit_locked(struct store *s, store_obj *objs, uint32_t n, uint16_t count, bool temporary,
+			     uint64_t now_ms);
 /* Takes the key away from reservations (write TTL passed): others may store it; the slots stay until commit or abort, since
  * an engine may still be writing into them. A later commit then frees them and returns 0. */
 void store_disown(struct store *s, const store_obj *objs, uint32_t n);
@@ -119,6 +123,14 @@ int store_lock_all(struct store *s, store_ns ns, const struct store_hash *hashes
 /* Gives back `counts[i]` locks of objs[i] (counts NULL = 1 each; zero objects are skipped). Objects that become free are put
  * at the young end, tail first. */
 void store_unlock(struct store *s, const store_obj *objs, const uint16_t *counts, uint32_t n, uint64_t now_ms);
+/* As store_unlock with one lock each; what nobody else holds then leaves L1 (the write-through policy that keeps no copy). */
+void store_unlock_drop(struct store *s, const store_obj *objs, uint32_t n, uint64_t now_ms);
+/* One more lock on objects the caller holds locked; objs[i] becomes 0 where that is not possible. Returns how many got it. */
+uint32_t store_lock_more(struct store *s, store_obj *objs, uint32_t n);
+/* Checksums of the object's sub-blocks (daemon/base/crc32c.h), one per CRC_BLOCK; for the owner of a reservation or lock. The first is 0
+ * while they are not known. Access by the two functions, since two lock owners may meet. */
+void store_sums_set(struct store *s, store_obj o, const uint32_t *sums);
+bool store_sums_get(const struct store *s, store_obj o, uint32_t *sums);
 /* Renews the age of what is there of a chain, so that a whole prompt ages together, head last. */
 void store_touch(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
 		 uint32_t nchunks, uint64_t now_ms);

@@ -1,0 +1,118 @@
+/* seg_int.h - a segment store's own state, and what its files ask of each other.
+ *
+ *   format*.c   bytes of the medium                     seg_tool.c  format, probe, verify
+ *   index.c     key -> entry, entries of a segment      recover.c   from the medium to index and segment table
+ *   seg.c       life, turn of the owner thread, reads   write.c     open segments, records, seal, group commit, removals
+ *   evict.c     which segment goes, writing records again, discard
+ */
+#ifndef DAEMON_SEG_SEG_INT_H
+#define DAEMON_SEG_SEG_INT_H
+
+#include "daemon/base/lock.h"
+#include "daemon/seg/format.h"
+#include "daemon/seg/seg.h"
+
+/* One object: a cache line. Guarded by the store's lock. */
+struct entry {
+	uint8_t hash[STORE_HASH_BYTES];
+	uint64_t sequence;
+	uint32_t at;    /* of the record's header on the device, in FORMAT_BLOCK: up to 16 TiB a device */
+	uint32_t bytes; /* payload, at most SEG_MAX_BYTES */
+	uint32_t crc;   /* of the whole payload */
+	uint32_t chain; /* next in the bucket */
+	uint32_t next;  /* next of its segment */
+	uint16_t name;  /* 0: not in use */
+	uint8_t uses;   /* since the last pass of eviction, saturating at 3 */
+	uint8_t flags;
+};
+_Static_assert(sizeof(struct entry) == 64, "one cache line");
+
+enum segment_state { SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_FREEING };
+
+struct segment {
+	enum segment_state state;
+	bool suspect;        /* a write to it failed, or three of its records were bad */
+	uint64_t generation; /* the last one used */
+	uint64_t sequence;   /* highest of its records */
+	uint64_t live_bytes; /* format_record_bytes of its entries */
+	uint32_t live, bad;  /* entries; records found bad */
+	uint32_t readers;    /* reads in flight: reuse waits */
+	uint32_t first;      /* entry list */
+	uint32_t removals;   /* removal records in it */
+};
+
+struct seg_index {
+	struct entry *e; /* by number, 0 unused; reserved address space, touched as it fills */
+	uint32_t *bucket;
+	uint32_t max, used, hi, unused, nbuckets;
+	uint64_t seed;
+};
+
+int seg_index_create(struct seg_index *ix, uint32_t max_objects);
+void seg_index_destroy(struct seg_index *ix);
+uint32_t seg_index_find(const struct seg_index *ix, const struct seg_key *key);
+
+struct recovery; /* recover.c */
+struct writer;   /* write.c: open segments, group commit */
+struct evictor;  /* evict.c */
+
+struct seg {
+	struct lk lk; /* LK_SEG: index, segment table's counters, stats. Only the owner thread changes them */
+	struct disk *disk;
+	struct seg_conf conf;
+	struct format_super super;
+	struct seg_names *names;
+	struct seg_index ix;
+	struct segment *segment;
+	uint64_t sequence, generation; /* highest used */
+	bool recovered, closing, read_only;
+	struct recovery *recovery;
+	struct writer *writer;
+	struct evictor *evictor;
+	struct seg_stats n;
+};
+
+/* ---- index.c: owner thread; each takes the lock itself ------------------------------------------------------------- */
+
+/* Enters an object, unless one with a higher sequence number is there; an older one of the same key is forgotten.
+ * False when it was not entered (older, or max_objects reached). */
+bool seg_enter(struct seg *s, const struct seg_key *key, uint64_t device_offset, uint64_t bytes, uint32_t crc,
+	       uint64_t sequence);
+/* Forgets the key's object if its sequence number is below `sequence` (UINT64_MAX: whatever it is). */
+bool seg_forget(struct seg *s, const struct seg_key *key, uint64_t sequence);
+/* All objects of a segment; returns how many. */
+uint32_t seg_forget_segment(struct seg *s, uint32_t segment);
+uint32_t seg_segment_of(const struct seg *s, uint64_t device_offset);
+
+/* ---- recover.c ---------------------------------------------------------------------------------------------------------- */
+
+/* Finds the superblock and reads segment headers and seals, waiting for the disk: fills s->super, the segment table (states, generations)
+ * and s->generation. 0, -ENOENT (no store), -EPROTONOSUPPORT (version), -EIO, -ENOMEM. */
+int recover_open(struct seg *s, struct why *why);
+/* Starts loading; the rest happens in callbacks of disk_run and in recover_step. Sealed segments by their summaries, newest first; open
+ * ones, and those whose summary is bad, by looking for a record at every block and checking its payload. */
+int recover_start(struct seg *s);
+/* Called every turn until it returns true: all is loaded, s->recovered may be set, `recovery` is freed. Open segments that were found are
+ * closed for writing (sealed with a summary as soon as writing starts, or left as they are when empty: then free). */
+bool recover_step(struct seg *s);
+void recover_destroy(struct recovery *r);
+
+/* ---- write.c, evict.c ------------------------------------------------------------------------------------------------------ */
+
+int writer_create(struct seg *s, struct why *why);
+void writer_destroy(struct writer *w);
+void writer_submit(struct seg *s, struct seg_op *op); /* WRITE, REMOVE, CLEAR, FLUSH */
+void writer_step(struct seg *s);                      /* timers, waiting operations */
+bool writer_idle(const struct seg *s);
+/* Seals a segment that recovery found open: entries are in the index already. */
+void writer_adopt(struct seg *s, uint32_t segment, struct format_summary *summary, uint64_t end);
+/* Appends a record on behalf of eviction; the payload is in `op->mem`. */
+void writer_again(struct seg *s, struct seg_op *op);
+
+int evictor_create(struct seg *s);
+void evictor_destroy(struct evictor *e);
+void evictor_step(struct seg *s);
+/* A clean segment, or UINT32_MAX (then one is being made, if any can). */
+uint32_t evictor_take(struct seg *s);
+
+#endif

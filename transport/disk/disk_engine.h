@@ -1,0 +1,40 @@
+/* disk_engine.h - what lies below a disk: takes sub-IOs, gives completions. For engines only; users want disk.h.
+ *
+ * All calls come from the disk's owner thread, except `wake`. A sub-IO is at most disk_facts.max_io_bytes long and aligned. The engine
+ * keeps the pointer until it has returned the sub-IO by `reap`. It may complete in any order, and must complete every one,
+ * if need be never (a device that hangs).
+ */
+#ifndef TRANSPORT_DISK_DISK_ENGINE_H
+#define TRANSPORT_DISK_DISK_ENGINE_H
+
+#include "transport/disk/disk.h"
+
+struct disk_sub {
+	enum disk_op op;
+	int32_t result; /* bytes done, or negative errno; set by the engine */
+	uint64_t offset;
+	uint32_t bytes; /* DISCARD: in units of DISK_ALIGN */
+	uint32_t fixed; /* index + 1 of the registered buffer that holds it; 0 = none */
+	void *buf;
+	struct disk_io *io;
+	uint64_t started_ns;
+	struct disk_sub *next; /* free list of the disk, or a list of the engine */
+};
+
+struct disk_engine_ops {
+	const char *name;
+	void (*close)(void *engine, bool leak); /* leak: IOs are still under way; keep what the kernel may touch */
+	/* Takes up to n sub-IOs; returns how many. Fewer: its queue is full, try after the next reap. */
+	uint32_t (*submit)(void *engine, struct disk_sub **subs, uint32_t n);
+	/* Up to `max` completed ones; waits up to wait_ns for the first. */
+	uint32_t (*reap)(void *engine, struct disk_sub **out, uint32_t max, uint64_t wait_ns);
+	void (*wake)(void *engine); /* any thread */
+	uint64_t (*now)(void *engine);
+};
+
+/* A disk over an engine that the caller made; `facts` as the engine has them; buffers are taken to be all fixed. The disk owns the
+ * engine from here on, also on failure. */
+int disk_open_engine(const struct disk_conf *conf, const struct disk_facts *facts, const struct disk_engine_ops *ops,
+		     void *engine, struct disk **out, struct why *why);
+
+#endif
