@@ -7,6 +7,7 @@
 #define TOOLS_BENCH_KV_H
 
 #include "daemon/base/lock.h"
+#include "tools/bench_tiers.h"
 #include "tools/cli.h"
 #include "tools/engine.h"
 #include "tools/hist.h"
@@ -76,6 +77,8 @@ struct bench_result {
 	double seconds;
 	bool healthy; /* the server's /status after the run */
 	bool asked_health;
+	bool asked_tiers; /* the server told what each tier did */
+	struct bench_tiers tiers;
 };
 
 /* The report, and whether the run was good: *good false when there were errors, mismatches, or nothing was checked. */

@@ -54,7 +54,8 @@ static const struct cli_opt rows[] = {
 	{"seed", 0, "N", CLI_U64, FIELD(seed), 0, 9e15, NULL, "Seed of prompts and blocks (default: random)"},
 	{"verify-only", 0, NULL, CLI_FLAG, FIELD(verify_only), 0, 0, NULL, "Short fixed run for CI"},
 	{"no-verify", 0, NULL, CLI_FLAG, FIELD(no_verify), 0, 0, NULL, "Speed only: no patterns, no checks"},
-	{"http-url", 0, "URL", CLI_STR, FIELD(http_url), 0, 0, NULL, "Also ask the server's health when done"},
+	{"http-url", 0, "URL", CLI_STR, FIELD(http_url), 0, 0, NULL,
+	 "Also ask the server's health when done, and what each tier did meanwhile"},
 };
 
 /* ---- from options to a run ----------------------------------------------------------------------------------- */
@@ -231,12 +232,25 @@ static void ask_health(const struct bench_opts *o, struct bench_result *result)
 	httpc_free(&a);
 }
 
+/* Whatever else uses the server at the same time is counted, too. */
+static void ask_tiers(const struct bench_opts *o, const struct bench_tiers *before, struct bench_result *result)
+{
+	struct bench_tiers after;
+	struct url u;
+
+	result->asked_tiers = before && url_parse(o->http_url, &u, NULL) == 0 &&
+			      bench_tiers_read(u.text, o->common.timeout_s, &after, NULL) == 0;
+	if (result->asked_tiers)
+		result->tiers = bench_tiers_since(before, &after);
+}
+
 static int finish(const struct cli_cmd *cmd, const struct bench_opts *o, struct bench_shared *s,
-		  struct bench_client **clients, double seconds)
+		  struct bench_client **clients, const struct bench_tiers *before, double seconds)
 {
 	struct bench_result result = {.seconds = seconds};
 	bool good;
 	ask_health(o, &result);
+	ask_tiers(o, before, &result);
 	struct report *r = bench_report(s, clients, &result, &good);
 	for (uint32_t i = 0; i < s->conf.clients; i++)
 		if (clients[i]->why.err)
@@ -263,7 +277,11 @@ static int bench(const struct cli_cmd *cmd, const struct bench_opts *o, struct b
 	struct bench_client **clients = mem_calloc(s->conf.clients, sizeof(*clients));
 	bool have_all = clients != NULL, show = isatty(STDERR_FILENO) && !o->common.quiet;
 	double seconds;
+	struct bench_tiers before;
+	struct url u;
 	int code = CLI_FAILED;
+	bool tiers = o->http_url && url_parse(o->http_url, &u, NULL) == 0 && u.kind == URL_HTTP &&
+		     bench_tiers_read(u.text, o->common.timeout_s, &before, NULL) == 0;
 	for (uint32_t i = 0; have_all && i < s->conf.clients; i++) {
 		clients[i] = mem_calloc(1, sizeof(**clients));
 		have_all = clients[i] != NULL;
@@ -272,7 +290,7 @@ static int bench(const struct cli_cmd *cmd, const struct bench_opts *o, struct b
 	if (rc)
 		cli_error(cmd, "starting %u clients: %s", s->conf.clients, strerror(-rc));
 	else
-		code = finish(cmd, o, s, clients, seconds);
+		code = finish(cmd, o, s, clients, tiers ? &before : NULL, seconds);
 	for (uint32_t i = 0; clients && i < s->conf.clients; i++)
 		mem_free(clients[i]);
 	mem_free(clients);

@@ -40,16 +40,35 @@ static void show_run(struct report *r, const struct bench_shared *s, const struc
 	report_real(r, "Duration (s)", "duration_s", result->seconds);
 }
 
-static void show_rates(struct report *r, const struct totals *t, double seconds)
+static void show_share(struct report *r, const char *label, const char *key, double part, double of)
 {
+	double share = of > 0 ? part / of : 0;
+
+	report_both(r, label, key, json_real(round(share * 1e4) / 1e4), "%.1f%%", share * 100);
+}
+
+/* Of the tokens asked for: per tier as the server counted, else all that was found as the clients saw it. */
+static void show_hits(struct report *r, const struct totals *t, const struct bench_result *result)
+{
+	report_section(r, "hit_rate", false, "Hit Rate");
+	if (result->asked_tiers) {
+		show_share(r, "L1", "l1", result->tiers.l1_tokens, result->tiers.asked_tokens);
+		show_share(r, "L2", "l2", result->tiers.l2_tokens, result->tiers.asked_tokens);
+	} else {
+		show_share(r, "L1", "l1", (double)t->hit, (double)t->asked);
+		report_both(r, "L2", "l2", json_null(), "N/A");
+	}
+}
+
+static void show_rates(struct report *r, const struct totals *t, const struct bench_result *result)
+{
+	double seconds = result->seconds;
+
 	report_section(r, "operations", false, "Operations (ops/s)");
 	report_real(r, "Store", "store", (double)t->done[BENCH_STORE] / seconds);
 	report_real(r, "Retrieve", "retrieve", (double)t->done[BENCH_RETRIEVE] / seconds);
 	report_real(r, "Lookup", "lookup", (double)t->done[BENCH_LOOKUP] / seconds);
-	double share = t->asked ? (double)t->hit / (double)t->asked : 0;
-	report_section(r, "hit_rate", false, "Hit Rate");
-	report_both(r, "L1", "l1", json_real(round(share * 1e4) / 1e4), "%.1f%%", share * 100);
-	report_both(r, "L2", "l2", json_null(), "N/A");
+	show_hits(r, t, result);
 }
 
 static double bandwidth(const struct bench_shared *s, const struct totals *t, enum bench_op op)
@@ -58,13 +77,17 @@ static double bandwidth(const struct bench_shared *s, const struct totals *t, en
 	return ns ? (double)t->bytes[op] / (double)ns : 0;
 }
 
-static void show_bandwidth(struct report *r, const struct bench_shared *s, const struct totals *t)
+/* L2 works in the background: its bytes over the whole run. */
+static void show_bandwidth(struct report *r, const struct bench_shared *s, const struct totals *t,
+			   const struct bench_result *result)
 {
+	double ns = result->asked_tiers ? result->seconds * 1e9 : NAN;
+
 	report_section(r, "bandwidth", false, "Bandwidth (GB/s)");
 	report_real(r, "L1 read", "l1_read", bandwidth(s, t, BENCH_RETRIEVE));
 	report_real(r, "L1 write", "l1_write", bandwidth(s, t, BENCH_STORE));
-	report_real(r, "L2 read", "l2_read", NAN);
-	report_real(r, "L2 write", "l2_write", NAN);
+	report_real(r, "L2 read", "l2_read", result->tiers.l2_read_bytes / ns);
+	report_real(r, "L2 write", "l2_write", result->tiers.l2_write_bytes / ns);
 }
 
 static void show_latency(struct report *r, const struct totals *t)
@@ -116,8 +139,8 @@ struct report *bench_report(const struct bench_shared *s, struct bench_client *c
 	if (t && r) {
 		add_up(t, clients, s->conf.clients);
 		show_run(r, s, result);
-		show_rates(r, t, result->seconds);
-		show_bandwidth(r, s, t);
+		show_rates(r, t, result);
+		show_bandwidth(r, s, t, result);
 		show_latency(r, t);
 		show_correctness(r, s, t, result);
 		*good = t->errors == 0 && t->wrong == 0 && (t->right > 0 || !s->conf.verify) &&
