@@ -49,6 +49,14 @@ static void fill(struct table *t)
 	*at = (struct argp_option){0};
 }
 
+/* Of a list all are kept; what is more than there is room for is too much anyway and is refused when it is set. */
+static void take(struct conf_cli *cli, unsigned i, const char *text)
+{
+	if (conf_options[i].type == CONF_LIST && cli->value[i] && cli->nmore < sizeof(cli->more) / sizeof(cli->more[0]))
+		cli->more[cli->nmore++] = (struct conf_more){i, cli->value[i]};
+	cli->value[i] = text;
+}
+
 static error_t on_option(int key, char *arg, struct argp_state *state)
 {
 	struct conf_cli *cli = state->input;
@@ -59,7 +67,7 @@ static error_t on_option(int key, char *arg, struct argp_state *state)
 	else if (key == KEY_VERSION)
 		cli->version = true;
 	else if (key >= KEY_OPTION && key < KEY_OPTION + CONF_OPTIONS)
-		cli->value[key - KEY_OPTION] = arg ? arg : "true";
+		take(cli, (unsigned)(key - KEY_OPTION), arg ? arg : "true");
 	else if (key >= KEY_NO && key < KEY_NO + CONF_OPTIONS)
 		cli->value[key - KEY_NO] = "false";
 	else if (key >= KEY_OLD && key < KEY_VERSION) {

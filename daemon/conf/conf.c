@@ -30,6 +30,11 @@ static int set_flags(struct conf *c, const struct conf_cli *cli, struct why *why
 		if (!cli->value[i])
 			continue;
 		snprintf(where, sizeof(where), "--%s", conf_options[i].flag);
+		for (unsigned k = 0; k < cli->nmore; k++) {
+			rc = cli->more[k].option == i ? conf_set(c, i, cli->more[k].text, 'c', where, why) : 0;
+			if (rc)
+				return rc;
+		}
 		rc = conf_set(c, i, cli->value[i], 'c', where, why);
 		if (rc)
 			return rc;
@@ -113,6 +118,13 @@ static int check_dialect(const struct conf *c, struct why *why)
 		       c->dialect);
 }
 
+static uint32_t prefetch_mb(double l1_gib)
+{
+	double mib = l1_gib * 1024 / 4;
+
+	return mib < 1 ? 1 : mib > 4096 ? 4096 : (uint32_t)mib;
+}
+
 static int finish(struct conf *c, struct why *why)
 {
 	int rc = check_required(c, why);
@@ -125,6 +137,8 @@ static int finish(struct conf *c, struct why *why)
 		c->max_gpu_workers = c->max_workers;
 	if (c->source[CONF_AT_max_cpu_workers] == 'd')
 		c->max_cpu_workers = c->max_workers;
+	if (c->source[CONF_AT_l2_prefetch_max_mb] == 'd')
+		c->l2_prefetch_max_mb = prefetch_mb(c->l1_size_gb);
 	if (c->l1_init_size_gb > c->l1_size_gb)
 		c->l1_init_size_gb = c->l1_size_gb;
 	if (c->worker_registration_grace_seconds < c->worker_reap_timeout_seconds)
@@ -205,6 +219,8 @@ void conf_free(struct conf *c)
 	for (unsigned i = 0; i < CONF_OPTIONS; i++) {
 		char *s;
 
+		if (conf_options[i].type == CONF_LIST)
+			conf_list_free((struct conf_list *)((char *)c + conf_options[i].offset));
 		if (conf_options[i].type != CONF_STR)
 			continue;
 		memcpy(&s, (char *)c + conf_options[i].offset, sizeof(s));

@@ -27,6 +27,16 @@ enum conf_wire { CONF_WIRE_ZMQ };
 enum conf_numa_policy { CONF_NUMA_LOCAL, CONF_NUMA_SPREAD, CONF_NUMA_PACK, CONF_NUMA_MANUAL };
 enum conf_want { CONF_WANT_NO, CONF_WANT_TRY, CONF_WANT_YES };
 enum conf_spill { CONF_SPILL_NEAR, CONF_SPILL_EVICT };
+enum conf_l2_store { CONF_L2_STORE_DEFAULT, CONF_L2_STORE_SKIP_L1 };
+enum conf_l2_prefetch { CONF_L2_PREFETCH_DEFAULT, CONF_L2_PREFETCH_RETAIN };
+enum conf_l2_admission { CONF_L2_ADMIT_ALL, CONF_L2_ADMIT_SECOND_TOUCH };
+
+/* The values of an option that may be given several times, in order. */
+#define CONF_LIST_MAX 16u
+struct conf_list {
+	char **v;
+	uint32_t n;
+};
 
 #define CONF_MAX_MAP 64u
 struct conf_map_node {
@@ -70,6 +80,15 @@ struct conf {
 	/* Eviction Policy */
 	enum conf_policy eviction_policy;                  /* required */
 	double eviction_trigger_watermark, eviction_ratio; /* 0.8, 0.2 */
+	/* L2. What an adapter's text means is daemon/l2's business. */
+	struct conf_list l2_adapter;
+	enum conf_l2_store l2_store_policy;
+	enum conf_l2_prefetch l2_prefetch_policy;
+	uint32_t l2_prefetch_max_in_flight;                         /* 8 */
+	double l2_prefetch_load_timeout, l2_prefetch_stall_seconds; /* 0 = no limit; 2 */
+	uint32_t l2_prefetch_max_mb;                                /* a quarter of L1, at most 4096 */
+	uint32_t l2_dirty_max_percent;                              /* 25 */
+	enum conf_l2_admission l2_admission;
 	/* Observability */
 	bool disable_observability, disable_metrics, disable_logging;
 	double metrics_sample_rate; /* 0.01 */
@@ -104,10 +123,12 @@ struct conf {
 int conf_parse(int argc, char **argv, struct conf *out, struct why *why);
 void conf_free(struct conf *c);
 
-/* The whole configuration in upstream's three-section JSON shape (surface reference 5.4), caller frees with free(). */
-char *conf_json(const struct conf *c);
+/* The whole configuration in upstream's three-section JSON shape (surface reference 5.4), caller frees with free(). `adapters`: an
+ * array with what may be shown of the L2 adapters (l2_conf_json), borrowed; NULL: none. */
+struct json_t;
+char *conf_json(const struct conf *c, struct json_t *adapters);
 /* The same under the section names of GET /conf and /config (2.7): mp, storage_manager, observability, http, appliance. */
-char *conf_json_http(const struct conf *c);
+char *conf_json_http(const struct conf *c, struct json_t *adapters);
 
 /* What --help prints. */
 void conf_write_help(FILE *out, const char *program);

@@ -5,7 +5,7 @@
 #include "daemon/conf/conf.h"
 
 /* Help groups; the titles are upstream's. */
-enum conf_group { CONF_SERVER, CONF_HTTP, CONF_L1, CONF_TTL, CONF_EVICTION, CONF_OBS, CONF_OURS, CONF_GROUPS };
+enum conf_group { CONF_SERVER, CONF_HTTP, CONF_L1, CONF_TTL, CONF_EVICTION, CONF_L2, CONF_OBS, CONF_OURS, CONF_GROUPS };
 
 enum conf_type {
 	CONF_STR,
@@ -13,7 +13,8 @@ enum conf_type {
 	CONF_DOUBLE,
 	CONF_FLAG, /* --x; in files and environment a boolean */
 	CONF_PAIR, /* --x and --no-x */
-	CONF_ENUM
+	CONF_ENUM,
+	CONF_LIST /* may be repeated */
 };
 
 /* Several texts may stand for one value; the first one is printed. */
@@ -30,7 +31,7 @@ struct conf_option {
 	size_t offset, size;           /* of the field in struct conf */
 	const char *def;               /* as a user would write it; NULL: NULL or 0 */
 	const char *def_text;          /* what help says instead of .def */
-	double min, max;               /* numbers, inclusive; .max of a string: bytes, 0 = 4096 */
+	double min, max;               /* numbers, inclusive; .max of a string or list value: bytes, 0 = 4096 */
 	bool zero_ok;                  /* 0 is allowed though it is below .min */
 	bool pow2;                     /* a power of two */
 	bool empty_ok;                 /* the empty string means something */
@@ -84,8 +85,10 @@ const char *conf_env_of_flag(const char *flag, char buf[CONF_ENV_CAP]);
 /* ---- value.c */
 
 int conf_bool_parse(const char *text, bool *out);
-/* Sets one field from text. `where` names the place for messages: "--port", "file:3: port". */
+/* Sets one field from text; a list gets one more, after those of the same source, or with those of an array in JSON (not from the
+ * command line). `where` names the place for messages: "--port", "file:3: port". */
 int conf_set(struct conf *c, unsigned option, const char *text, uint8_t source, const char *where, struct why *why);
+void conf_list_free(struct conf_list *l);
 /* "0 to 65535", "blake3, sha256_cbor, builtin", "" */
 void conf_range_text(const struct conf_option *o, char *buf, size_t cap);
 const char *conf_enum_text(const struct conf_option *o, const struct conf *c);
@@ -108,9 +111,15 @@ int conf_placement(struct conf *c, struct why *why);
 
 /* ---- cli.c, file.c, env.c */
 
-/* What the command line gave: the last text for each option (borrowed from argv), NULL where nothing was given. */
+/* What the command line gave: the last text for each option (borrowed from argv), NULL where nothing was given. Of lists also those
+ * before it, in `more`. */
 struct conf_cli {
 	const char *value[CONF_OPTIONS];
+	struct conf_more {
+		unsigned option;
+		const char *text;
+	} more[2 * CONF_LIST_MAX];
+	unsigned nmore;
 	bool help, version;
 };
 int conf_cli_parse(int argc, char **argv, struct conf_cli *out, struct why *why);

@@ -34,6 +34,8 @@ static void write_range(FILE *out, const struct conf_option *o)
 	conf_range_text(o, range, sizeof(range));
 	if (o->type == CONF_STR)
 		fputs("text", out);
+	else if (o->type == CONF_LIST)
+		fputs("JSON, repeatable", out);
 	else if (o->type == CONF_FLAG || o->type == CONF_PAIR)
 		fputs("boolean", out);
 	else

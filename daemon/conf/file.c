@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_FILE  (1u << 20)
@@ -33,7 +34,7 @@ static int set_key(struct parse *p, const char *key, size_t len, const char *tex
 	if (m.is == CONF_IS_OPTION) {
 		if (conf_options[m.index].not_in_file)
 			return why_set(p->why, -EINVAL, "%s: not a key of a config file", where);
-		if (p->given_on[m.index])
+		if (p->given_on[m.index] && conf_options[m.index].type != CONF_LIST)
 			return why_set(p->why, -EINVAL, "%s: given before, on line %u", where, p->given_on[m.index]);
 		p->given_on[m.index] = p->line;
 	}
@@ -143,11 +144,30 @@ static unsigned line_of_key(const char *text, const char *key)
 	return 1;
 }
 
+static bool is_list(const char *key)
+{
+	struct conf_match m = conf_match(key, strlen(key));
+
+	return m.is == CONF_IS_OPTION && conf_options[m.index].type == CONF_LIST;
+}
+
+/* An object, or an array of them, where the option's value is JSON itself. */
+static int set_value(struct parse *p, const char *key, const json_t *v)
+{
+	char *text = json_dumps(v, JSON_COMPACT);
+	int rc = text ? set_key(p, key, strlen(key), text) : why_set(p->why, -ENOMEM, "%.128s: out of memory", p->path);
+
+	free(text);
+	return rc;
+}
+
 static int set_json(struct parse *p, const char *key, const json_t *v)
 {
 	char number[64];
 	const char *text = number;
 
+	if (is_list(key) && (json_is_object(v) || json_is_array(v)))
+		return set_value(p, key, v);
 	if (json_is_string(v))
 		text = json_string_value(v);
 	else if (json_is_boolean(v))

@@ -30,17 +30,20 @@ static json_t *mp_config(const struct conf *c)
 		name(c, CONF_AT_transport));
 }
 
-static json_t *storage_config(const struct conf *c)
+/* The load timeout is null where there is none, as upstream's. */
+static json_t *storage_config(const struct conf *c, json_t *adapters)
 {
-	return json_pack("{s:{s:{s:I, s:b, s:I, s:I, s:b}, s:I, s:I}, s:{s:s, s:f, s:f}, s:{s:[]}, s:s, s:s, s:i}",
+	return json_pack("{s:{s:{s:I, s:b, s:I, s:I, s:b}, s:I, s:I}, s:{s:s, s:f, s:f}, s:{s:o}, s:s, s:s, s:I, s:o}",
 			 "l1_manager_config", "memory_config", "size_in_bytes", gib(c->l1_size_gb), "use_lazy",
 			 (int)c->l1_use_lazy, "init_size_in_bytes", gib(c->l1_init_size_gb), "align_bytes",
 			 (json_int_t)c->l1_align_bytes, "use_hugepages", (int)c->l1_use_hugepages, "write_ttl_seconds",
 			 (json_int_t)c->l1_write_ttl_seconds, "read_ttl_seconds", (json_int_t)c->l1_read_ttl_seconds,
 			 "eviction_config", "eviction_policy", name(c, CONF_AT_eviction_policy), "trigger_watermark",
 			 c->eviction_trigger_watermark, "eviction_ratio", c->eviction_ratio, "l2_adapter_config",
-			 "adapters", "store_policy", "default", "prefetch_policy", "default", "prefetch_max_in_flight",
-			 8);
+			 "adapters", adapters ? json_incref(adapters) : json_array(), "store_policy",
+			 name(c, CONF_AT_l2_store_policy), "prefetch_policy", name(c, CONF_AT_l2_prefetch_policy),
+			 "prefetch_max_in_flight", (json_int_t)c->l2_prefetch_max_in_flight, "prefetch_load_timeout",
+			 c->l2_prefetch_load_timeout > 0 ? json_real(c->l2_prefetch_load_timeout) : json_null());
 }
 
 /* max_queue_size and prometheus_port have no counterpart here; scripts that read the blob expect the keys. */
@@ -54,35 +57,40 @@ static json_t *obs_config(const struct conf *c)
 
 static json_t *our_config(const struct conf *c)
 {
-	return json_pack("{s:s, s:s?, s:s?, s:s?, s:b, s:I, s:I, s:b, s:s, s:b, s:s, s:s, s:s?, s:s, s:I, s:s}",
-			 "version", CONF_VERSION, "config", c->config, "dialect", c->dialect, "state_dir", c->state_dir,
-			 "insecure_allow_remote", (int)c->insecure_allow_remote, "max_tokens",
-			 (json_int_t)c->max_tokens, "max_message_mb", (json_int_t)c->max_message_mb, "legacy_metrics",
-			 (int)c->legacy_metrics, "log_level", name(c, CONF_AT_log_level), "no_http", (int)c->no_http,
-			 "numa_policy", name(c, CONF_AT_numa_policy), "numa", name(c, CONF_AT_numa), "numa_map",
-			 c->numa_map, "numa_spill", name(c, CONF_AT_numa_spill), "numa_check_seconds",
-			 (json_int_t)c->numa_check_seconds, "l1_pages", c->l1_pages);
+	return json_pack(
+		"{s:s, s:s?, s:s?, s:s?, s:b, s:I, s:I, s:b, s:s, s:b, s:s, s:s, s:s?, s:s, s:I, s:s, s:f, s:I, s:I, "
+		"s:s}",
+		"version", CONF_VERSION, "config", c->config, "dialect", c->dialect, "state_dir", c->state_dir,
+		"insecure_allow_remote", (int)c->insecure_allow_remote, "max_tokens", (json_int_t)c->max_tokens,
+		"max_message_mb", (json_int_t)c->max_message_mb, "legacy_metrics", (int)c->legacy_metrics, "log_level",
+		name(c, CONF_AT_log_level), "no_http", (int)c->no_http, "numa_policy", name(c, CONF_AT_numa_policy),
+		"numa", name(c, CONF_AT_numa), "numa_map", c->numa_map, "numa_spill", name(c, CONF_AT_numa_spill),
+		"numa_check_seconds", (json_int_t)c->numa_check_seconds, "l1_pages", c->l1_pages,
+		"l2_prefetch_stall_seconds", c->l2_prefetch_stall_seconds, "l2_prefetch_max_mb",
+		(json_int_t)c->l2_prefetch_max_mb, "l2_dirty_max_percent", (json_int_t)c->l2_dirty_max_percent,
+		"l2_admission", name(c, CONF_AT_l2_admission));
 }
 
 /* The same sections go by other names at /conf than in the plugins' blob. */
-static char *dump(const struct conf *c, const char *mp, const char *storage, const char *obs, const char *http,
-		  const char *ours)
+static char *dump(const struct conf *c, json_t *adapters, const char *mp, const char *storage, const char *obs,
+		  const char *http, const char *ours)
 {
-	json_t *root = json_pack("{s:o, s:o, s:o, s:{s:s, s:I}, s:o}", mp, mp_config(c), storage, storage_config(c),
-				 obs, obs_config(c), http, "http_host", c->http_host, "http_port",
-				 (json_int_t)c->http_port, ours, our_config(c));
+	json_t *root = json_pack("{s:o, s:o, s:o, s:{s:s, s:I}, s:o}", mp, mp_config(c), storage,
+				 storage_config(c, adapters), obs, obs_config(c), http, "http_host", c->http_host,
+				 "http_port", (json_int_t)c->http_port, ours, our_config(c));
 	char *text = root ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
 
 	json_decref(root);
 	return text;
 }
 
-char *conf_json(const struct conf *c)
+char *conf_json(const struct conf *c, json_t *adapters)
 {
-	return dump(c, "mp_config", "storage_manager_config", "obs_config", "http_config", "appliance_config");
+	return dump(c, adapters, "mp_config", "storage_manager_config", "obs_config", "http_config",
+		    "appliance_config");
 }
 
-char *conf_json_http(const struct conf *c)
+char *conf_json_http(const struct conf *c, json_t *adapters)
 {
-	return dump(c, "mp", "storage_manager", "observability", "http", "appliance");
+	return dump(c, adapters, "mp", "storage_manager", "observability", "http", "appliance");
 }

@@ -29,6 +29,12 @@ static const struct conf_name conf_numa_policy_names[] = {{"local", CONF_NUMA_LO
 							  {NULL, 0}};
 static const struct conf_name conf_want_names[] = {
 	{"yes", CONF_WANT_YES}, {"try", CONF_WANT_TRY}, {"no", CONF_WANT_NO}, {NULL, 0}};
+static const struct conf_name conf_l2_store_names[] = {
+	{"default", CONF_L2_STORE_DEFAULT}, {"skip_l1", CONF_L2_STORE_SKIP_L1}, {NULL, 0}};
+static const struct conf_name conf_l2_prefetch_names[] = {
+	{"default", CONF_L2_PREFETCH_DEFAULT}, {"retain", CONF_L2_PREFETCH_RETAIN}, {NULL, 0}};
+static const struct conf_name conf_l2_admission_names[] = {
+	{"all", CONF_L2_ADMIT_ALL}, {"second-touch", CONF_L2_ADMIT_SECOND_TOUCH}, {NULL, 0}};
 static const struct conf_name conf_spill_names[] = {{"near", CONF_SPILL_NEAR}, {"evict", CONF_SPILL_EVICT}, {NULL, 0}};
 /* WARN and CRITICAL are what Python's logging also understands. */
 static const struct conf_name conf_log_names[] = {{"DEBUG", LOG_LVL_DEBUG},
@@ -58,10 +64,10 @@ const struct conf_deprecated conf_deprecateds[] = {
 #undef DEPRECATED
 	{.flag = NULL}};
 
-const char *const conf_group_titles[CONF_GROUPS] = {
-	[CONF_SERVER] = "MP Server",   [CONF_HTTP] = "HTTP Frontend",       [CONF_L1] = "L1 Memory Manager",
-	[CONF_TTL] = "L1 Manager TTL", [CONF_EVICTION] = "Eviction Policy", [CONF_OBS] = "Observability",
-	[CONF_OURS] = "Appliance"};
+const char *const conf_group_titles[CONF_GROUPS] = {[CONF_SERVER] = "MP Server",         [CONF_HTTP] = "HTTP Frontend",
+						    [CONF_L1] = "L1 Memory Manager",     [CONF_TTL] = "L1 Manager TTL",
+						    [CONF_EVICTION] = "Eviction Policy", [CONF_L2] = "L2",
+						    [CONF_OBS] = "Observability",        [CONF_OURS] = "Appliance"};
 
 size_t conf_option_count(void)
 {

@@ -4,6 +4,7 @@
 #include "daemon/base/mem.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,6 +162,74 @@ static int set_str(void *field, const struct conf_option *o, const char *text, c
 	return 0;
 }
 
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
+
+void conf_list_free(struct conf_list *l)
+{
+	for (uint32_t i = 0; i < l->n; i++)
+		mem_free(l->v[i]);
+	mem_free(l->v);
+	*l = (struct conf_list){0};
+}
+
+static int append(struct conf_list *l, const struct conf_option *o, const char *text, const char *where,
+		  struct why *why)
+{
+	size_t len = strlen(text);
+
+	if (len == 0)
+		return bad_value(o, text, where, "must not be empty", why);
+	if (len > (size_t)o->max)
+		return bad_value(o, text, where, "too long", why);
+	if (l->n == CONF_LIST_MAX)
+		return why_set(why, -E2BIG, "%s: more than %u of them", where, CONF_LIST_MAX);
+	if (!l->v)
+		l->v = mem_calloc(CONF_LIST_MAX, sizeof(*l->v));
+	if (!l->v || !(l->v[l->n] = mem_strndup(text, len)))
+		return why_set(why, -ENOMEM, "%s: out of memory", where);
+	l->n++;
+	return 0;
+}
+
+/* Environment and file can name an option once only, so an array stands for several. What is no JSON is kept as it is: whoever knows
+ * what it should be says what is wrong with it. */
+static int append_all(struct conf_list *l, const struct conf_option *o, const char *text, const char *where,
+		      struct why *why)
+{
+	json_t *root = text[strspn(text, " \t\r\n")] == '[' ? json_loads(text, 0, NULL) : NULL, *v;
+	size_t i;
+	int rc = 0;
+
+	if (!root)
+		return append(l, o, text, where, why);
+	json_array_foreach(root, i, v)
+	{
+		char *one = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+
+		rc = one ? append(l, o, one, where, why) : why_set(why, -ENOMEM, "%s: out of memory", where);
+		free(one);
+		if (rc)
+			break;
+	}
+	json_decref(root);
+	return rc;
+}
+
+static int set_list(struct conf *c, unsigned option, const char *text, uint8_t source, const char *where,
+		    struct why *why)
+{
+	const struct conf_option *o = &conf_options[option];
+	struct conf_list *l = field_of(c, o);
+	int rc;
+
+	if (c->source[option] != source)
+		conf_list_free(l);
+	rc = source == 'c' ? append(l, o, text, where, why) : append_all(l, o, text, where, why);
+	if (rc == 0)
+		c->source[option] = source;
+	return rc;
+}
+
 int conf_set(struct conf *c, unsigned option, const char *text, uint8_t source, const char *where, struct why *why)
 {
 	static int (*const setters[])(void *, const struct conf_option *, const char *, const char *, struct why *) = {
@@ -170,6 +239,8 @@ int conf_set(struct conf *c, unsigned option, const char *text, uint8_t source, 
 	int rc;
 
 	check(option < CONF_OPTIONS);
+	if (o->type == CONF_LIST)
+		return set_list(c, option, text, source, where, why);
 	rc = setters[o->type](field_of(c, o), o, text, where, why);
 	if (rc == 0)
 		c->source[option] = source;

@@ -194,6 +194,8 @@ static int start(struct server *srv, struct why *why)
 {
 	int err = open_events(srv, why);
 
+	if (!err && srv->conf.l2_adapter.n)
+		err = why_set(why, -ENOSYS, "--l2-adapter: not served yet");
 	if (!err)
 		err = shmx_init(why);
 	if (!err)

@@ -174,7 +174,7 @@ static uint32_t host_quota_list(void *ctx, struct store_quota *out, uint32_t max
 
 static char *host_conf_json(void *ctx)
 {
-	return conf_json_http(&((struct server *)ctx)->conf);
+	return conf_json_http(&((struct server *)ctx)->conf, NULL);
 }
 
 void snapshot_host(struct server *srv, struct http_host *out)

@@ -146,7 +146,15 @@ static const char *const bad[][ARGS_MAX] = {
 	{REQUIRED, "--host", "*"},
 	{REQUIRED, "--http-host", "192.168.1.1"},
 	{REQUIRED, "--http-host", "::"},
-	{REQUIRED, "--l2-adapter", "{\"type\": \"fs_native\", \"base_path\": \"/nvme/kv\"}"},
+	{REQUIRED, "--l2-adapter", ""},
+	{REQUIRED, "--l2-adapter"},
+	{REQUIRED, "--l2-store-policy", "write_back"},
+	{REQUIRED, "--l2-prefetch-policy", "keep"},
+	{REQUIRED, "--l2-prefetch-max-in-flight", "0"},
+	{REQUIRED, "--l2-prefetch-load-timeout", "-1"},
+	{REQUIRED, "--l2-prefetch-stall-seconds", "0"},
+	{REQUIRED, "--l2-dirty-max-percent", "100"},
+	{REQUIRED, "--l2-admission", "none"},
 	{REQUIRED, "--isolated-ipc"},
 	{REQUIRED, "--runtime-plugin-locations", "a.py", "b.py"},
 	{REQUIRED, "--numa-policy", "manual"},
@@ -279,6 +287,83 @@ static void deprecated_names_set_the_new_field(void **state)
 	conf_free(&c);
 }
 
+/* ---- lists ---------------------------------------------------------------------------------------------------------- */
+
+static void adapters_are_a_list(void **state)
+{
+	static const char text[] = "l2-adapter = {\"a\": 1} # first\nl2_adapter = [{\"b\": 2}, 3]\n";
+	struct conf c, in_file = {.source = calloc(CONF_OPTIONS, 1)};
+	const char *args[40] = {REQUIRED};
+	struct why why;
+
+	(void)state;
+	assert_int_equal(parse(&c, &why, REQUIRED), 0);
+	assert_int_equal(c.l2_adapter.n, 0);
+	assert_int_equal(c.l2_prefetch_max_mb, 4096);
+	conf_free(&c);
+	assert_int_equal(parse(&c, &why, REQUIRED, "--l2-adapter", "{\"a\": 1}", "--port", "7", "--l2-adapter=no json"),
+			 0);
+	assert_int_equal(c.l2_adapter.n, 2);
+	assert_string_equal(c.l2_adapter.v[0], "{\"a\": 1}");
+	assert_string_equal(c.l2_adapter.v[1], "no json");
+	conf_free(&c);
+	assert_int_equal(conf_file_parse(&in_file, "f", text, strlen(text), &why), 0);
+	assert_int_equal(in_file.l2_adapter.n, 3);
+	assert_string_equal(in_file.l2_adapter.v[0], "{\"a\": 1}");
+	assert_string_equal(in_file.l2_adapter.v[1], "{\"b\":2}");
+	assert_string_equal(in_file.l2_adapter.v[2], "3");
+	conf_free(&in_file);
+	setenv("LMCACHE_APPLIANCE_L2_ADAPTER", "[{\"b\": 2}, {\"c\": [1]}]", 1);
+	assert_int_equal(parse(&c, &why, "--l1-size-gb", "1", "--eviction-policy", "LRU"), 0);
+	assert_int_equal(c.l2_adapter.n, 2);
+	assert_string_equal(c.l2_adapter.v[1], "{\"c\":[1]}");
+	assert_int_equal(c.l2_prefetch_max_mb, 256);
+	conf_free(&c);
+	/* flags take the place of what the environment says; an array is no adapter there */
+	assert_int_equal(parse(&c, &why, REQUIRED, "--l2-adapter", "[{}]"), 0);
+	assert_int_equal(c.l2_adapter.n, 1);
+	assert_string_equal(c.l2_adapter.v[0], "[{}]");
+	conf_free(&c);
+	unsetenv("LMCACHE_APPLIANCE_L2_ADAPTER");
+	for (int i = 4; i < 4 + (int)CONF_LIST_MAX + 1; i++)
+		args[i] = "--l2-adapter={}";
+	{
+		char *argv[40] = {(char *)"prog"};
+		int argc = 1;
+
+		for (; args[argc - 1]; argc++)
+			argv[argc] = (char *)args[argc - 1];
+		assert_int_equal(conf_parse(argc, argv, &c, &why), -E2BIG);
+		assert_int_equal(conf_parse(argc - 1, argv, &c, &why), 0);
+		assert_int_equal(c.l2_adapter.n, CONF_LIST_MAX);
+		conf_free(&c);
+	}
+}
+
+static void adapters_are_shown(void **state)
+{
+	struct conf c;
+	struct why why;
+	json_t *list = json_pack("[{s:s}]", "type", "mock"), *blob, *sm;
+	char *text;
+
+	(void)state;
+	assert_int_equal(parse(&c, &why, REQUIRED, "--l2-store-policy", "skip_l1", "--l2-prefetch-policy", "retain",
+			       "--l2-prefetch-load-timeout", "1.5"),
+			 0);
+	blob = json_loads(text = conf_json(&c, list), 0, NULL);
+	free(text);
+	sm = json_object_get(blob, "storage_manager_config");
+	assert_true(json_equal(json_object_get(json_object_get(sm, "l2_adapter_config"), "adapters"), list));
+	assert_string_equal(json_string_value(json_object_get(sm, "store_policy")), "skip_l1");
+	assert_string_equal(json_string_value(json_object_get(sm, "prefetch_policy")), "retain");
+	assert_true(json_real_value(json_object_get(sm, "prefetch_load_timeout")) == 1.5);
+	assert_int_equal(list->refcount, 1);
+	json_decref(blob);
+	json_decref(list);
+	conf_free(&c);
+}
+
 /* ---- environment, bind addresses ----------------------------------------------------------------------------------- */
 
 static void a_kubernetes_service_is_not_a_port(void **state)
@@ -396,9 +481,9 @@ static void http_has_its_own_section_names(void **state)
 
 	(void)state;
 	assert_int_equal(parse(&c, &why, REQUIRED), 0);
-	blob = json_loads(text = conf_json(&c), 0, NULL);
+	blob = json_loads(text = conf_json(&c, NULL), 0, NULL);
 	free(text);
-	http = json_loads(text = conf_json_http(&c), 0, NULL);
+	http = json_loads(text = conf_json_http(&c, NULL), 0, NULL);
 	free(text);
 	assert_int_equal(json_object_size(http), 5);
 	for (size_t i = 0; i < 5; i++) {
@@ -419,7 +504,7 @@ static void the_blob_has_upstreams_shape(void **state)
 
 	(void)state;
 	assert_int_equal(parse(&c, &why, "--l1-size-gb", "10", "--eviction-policy", "LRU"), 0);
-	text = conf_json(&c);
+	text = conf_json(&c, NULL);
 	assert_non_null(text);
 	got = json_loads(text, 0, NULL);
 	assert_non_null(got);
@@ -497,6 +582,8 @@ int main(void)
 		T("08 their absence may be asked for", absence_may_be_asked_for),
 		T("09 deprecated names warn once", deprecated_names_warn_once),
 		T("10 deprecated names set the new field", deprecated_names_set_the_new_field),
+		T("10b adapters are a list", adapters_are_a_list),
+		T("10c adapters are shown", adapters_are_shown),
 		T("11 a Kubernetes service is not a port", a_kubernetes_service_is_not_a_port),
 		T("12 the environment can be all", environment_can_be_all),
 		T("13 loopback needs no consent", loopback_needs_no_consent),

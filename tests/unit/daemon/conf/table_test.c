@@ -3,9 +3,13 @@
 
 static void the_table_is_sound(void **state)
 {
-	static const size_t sizes[] = {
-		[CONF_STR] = sizeof(char *), [CONF_U32] = sizeof(uint32_t), [CONF_DOUBLE] = sizeof(double),
-		[CONF_FLAG] = sizeof(bool),  [CONF_PAIR] = sizeof(bool),    [CONF_ENUM] = sizeof(int)};
+	static const size_t sizes[] = {[CONF_STR] = sizeof(char *),
+				       [CONF_U32] = sizeof(uint32_t),
+				       [CONF_DOUBLE] = sizeof(double),
+				       [CONF_FLAG] = sizeof(bool),
+				       [CONF_PAIR] = sizeof(bool),
+				       [CONF_ENUM] = sizeof(int),
+				       [CONF_LIST] = sizeof(struct conf_list)};
 	(void)state;
 	for (unsigned i = 0; i < CONF_OPTIONS; i++) {
 		const struct conf_option *o = &conf_options[i];
@@ -73,6 +77,9 @@ static void sample(const struct conf_option *o, unsigned k, char *buf, size_t ca
 	unsigned n = 0;
 
 	switch (o->type) {
+	case CONF_LIST:
+		snprintf(buf, cap, "{\"n\":%u}", k);
+		break;
 	case CONF_STR:
 		if (o == &conf_options[CONF_AT_l1_pages])
 			snprintf(buf, cap, "%s", pages[k % 4]);
@@ -108,6 +115,10 @@ static void show(const struct conf *c, const struct conf_option *o, char *buf, s
 	uint32_t u;
 
 	switch (o->type) {
+	case CONF_LIST:
+		s = ((const struct conf_list *)field)->n == 1 ? ((const struct conf_list *)field)->v[0] : NULL;
+		snprintf(buf, cap, "%s", s ? s : "(null)");
+		break;
 	case CONF_STR:
 		memcpy(&s, field, sizeof(s));
 		snprintf(buf, cap, "%s", s ? s : "(null)");
