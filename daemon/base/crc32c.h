@@ -27,7 +27,8 @@ void crc32c_blocks(const void *p, uint64_t n, uint32_t *out);
 /* The value of an object of `bytes` from those of its sub-blocks. */
 uint32_t crc32c_join(const uint32_t *blocks, uint64_t bytes);
 
-/* The kernel this CPU uses: "sse4.2", "vpclmulqdq", "table". */
+/* The kernel this CPU uses: "vpclmulqdq" (vectors of 64 bytes), "vpclmulqdq-avx2" (32), "sse4.2" (four streams), "sse4.2-plain" (one),
+ * "armv8", "table". */
 const char *crc32c_name(void);
 
 #endif
