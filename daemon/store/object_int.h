@@ -13,6 +13,7 @@
 #define OBJ_READABLE  0x04u /* written; without it the object is a reservation */
 #define OBJ_LISTED    0x08u /* on an eviction list: keyed, readable and unlocked */
 #define OBJ_SAMPLED   0x10u /* has a row in the sample table */
+#define OBJ_TEMP      0x20u /* goes with its last lock; readable and locked */
 
 #define OBJ_MAX_LOCKS UINT16_MAX
 /* Slot links use the top bit of an id, so object ids have 31. */

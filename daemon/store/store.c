@@ -98,6 +98,8 @@ static int create_parts(struct store *s, const struct store_conf *conf)
 		err = names_create(&s->names);
 	if (!err)
 		err = samples_create(&s->samples, conf->sample_rate, max);
+	if (!err)
+		err = store_sums_create(s);
 	if (!err && !(s->heap = varray_map(NAMES_MAX_SALTS, sizeof(*s->heap))))
 		err = -ENOMEM;
 	return err;
@@ -143,6 +145,7 @@ void store_destroy(struct store *s)
 	if (!s)
 		return;
 	varray_unmap(s->heap, NAMES_MAX_SALTS, sizeof(*s->heap));
+	store_sums_destroy(s);
 	samples_destroy(&s->samples);
 	names_destroy(&s->names);
 	slots_destroy(&s->slots);
@@ -299,6 +302,13 @@ static bool is_replaceable(const struct store *s, const struct reservation *r, u
 	return o->flags & OBJ_READABLE && (o->units != r->units || o->tail != r->tail);
 }
 
+/* Somebody wants to store what is there only for as long as it is locked: it stays. */
+static uint32_t keep_present(struct store *s, uint32_t id)
+{
+	obj_at(s, id)->flags &= ~(uint64_t)OBJ_TEMP;
+	return 0;
+}
+
 /* The object, 0 when the key is present, or STORE_REFUSED. Finding room may drop the lock, so all else comes after. */
 #define STORE_REFUSED UINT32_MAX
 static uint32_t reserve_one(struct store *s, const struct reservation *r, const struct store_hash *hash, uint64_t mix)
@@ -307,13 +317,13 @@ static uint32_t reserve_one(struct store *s, const struct reservation *r, const 
 	uint32_t old = index_find(&s->ix, &key, mix), block, id;
 
 	if (old && !is_replaceable(s, r, old))
-		return 0;
+		return keep_present(s, old);
 	block = have_record(s, r->now_ms) ? find_room(s, r->node, r->units, r->now_ms) : 0;
 	if (!block)
 		return STORE_REFUSED;
 	old = index_find(&s->ix, &key, mix);
 	if (old && !is_replaceable(s, r, old))
-		return 0;
+		return keep_present(s, old);
 	id = index_take(&s->ix);
 	if (!id)
 		return STORE_REFUSED; /* others took the last record meanwhile */
@@ -321,6 +331,7 @@ static uint32_t reserve_one(struct store *s, const struct reservation *r, const 
 	if (old)
 		obj_drop(s, old);
 	fill_record(s, id, r, hash);
+	store_sums_clear(s, id);
 	index_insert(&s->ix, id, mix);
 	if (node_known(r->node) && !node_same(s->slots.range[store_range_of(s, id)].node, r->node))
 		s->n.spill_bytes += units_bytes(s, r->units);

@@ -14,7 +14,8 @@
  * Eviction: by bytes, on demand when a reservation finds no room, and by watermark from store_tick. Never a locked or
  * reserved object. Within one touched batch the tail goes before the head. In age order; among slots of mixed sizes objects
  * of about that age that lie together, so that what is freed fits (window.c), down to at worst 5 % of the arena lying idle.
- * Memory beside the slot: at most 96 bytes per object (record 64, slot 12, bucket 4 to 8, free blocks 24 each).
+ * Memory beside the slot: at most 96 bytes per object (record 64, slot 12, bucket 4 to 8, free blocks 24 each); once checksums are
+ * used, at most 4 bytes per `align` bytes of the arena for them.
  */
 #ifndef DAEMON_STORE_STORE_H
 #define DAEMON_STORE_STORE_H
@@ -103,7 +104,7 @@ void *store_ptr(const struct store *s, store_obj o);
 uint32_t store_commit(struct store *s, const store_obj *objs, uint32_t n, uint64_t now_ms);
 void store_abort(struct store *s, const store_obj *objs, uint32_t n);
 /* As store_commit, and each that became readable is locked `count` times in the same step, so that eviction cannot come between;
- * the others become 0 in objs. `temporary`: gone with its last lock, unless somebody stores it anew before. */
+ * the others become 0 in objs. `temporary`: gone with its last lock, unless somebody tries to store (reserves) it before. */
 uint32_t store_commit_locked(struct store *s, store_obj *objs, uint32_t n, uint16_t count, bool temporary,
 			     uint64_t now_ms);
 /* Takes the key away from reservations (write TTL passed): others may store it; the slots stay until commit or abort, since
@@ -123,12 +124,13 @@ int store_lock_all(struct store *s, store_ns ns, const struct store_hash *hashes
 /* Gives back `counts[i]` locks of objs[i] (counts NULL = 1 each; zero objects are skipped). Objects that become free are put
  * at the young end, tail first. */
 void store_unlock(struct store *s, const store_obj *objs, const uint16_t *counts, uint32_t n, uint64_t now_ms);
-/* As store_unlock with one lock each; what nobody else holds then leaves L1 (the write-through policy that keeps no copy). */
+/* As store_unlock with one lock each; they leave L1 with that, or with the last lock of others (the policy that keeps no copy once
+ * an object is written below). */
 void store_unlock_drop(struct store *s, const store_obj *objs, uint32_t n, uint64_t now_ms);
 /* One more lock on objects the caller holds locked; objs[i] becomes 0 where that is not possible. Returns how many got it. */
 uint32_t store_lock_more(struct store *s, store_obj *objs, uint32_t n);
-/* Checksums of the object's sub-blocks (daemon/base/crc32c.h), one per CRC_BLOCK; for the owner of a reservation or lock. The first is 0
- * while they are not known. Access by the two functions, since two lock owners may meet. */
+/* Checksums of the object's sub-blocks (daemon/base/crc32c.h), one per CRC_BLOCK; for the owner of a reservation or lock, any number of
+ * them at once: what they set is the same. False while they are not known (or the first one happens to be 0). No lock. */
 void store_sums_set(struct store *s, store_obj o, const uint32_t *sums);
 bool store_sums_get(const struct store *s, store_obj o, uint32_t *sums);
 /* Renews the age of what is there of a chain, so that a whole prompt ages together, head last. */

@@ -42,6 +42,11 @@ struct store {
 		uint64_t lookups, hits, reserves, reserve_present, reserve_refused, commits, aborts, reads_finished;
 		uint64_t evicted_objects, evicted_bytes, evict_ticks, evict_triggered, cleared, spill_bytes;
 	} n;
+
+	/* Checksums: a word per sub-block from the slot's first granule on, see below.c. Not under the lock. */
+	_Atomic uint32_t *sums;
+	uint32_t sums_shift;
+	_Atomic bool sums_used; /* one was set since the start: until then there is nothing to clear */
 };
 
 static inline struct obj *obj_at(const struct store *s, uint32_t id)
@@ -65,6 +70,11 @@ void store_breathe(struct store *s);
 /* Makes usable what the arena has committed of range i. */
 void store_adopt_committed(struct store *s, uint32_t i);
 
+/* Address space for the checksums: 0 or -ENOMEM. The slot of a new object has none. (below.c) */
+int store_sums_create(struct store *s);
+void store_sums_destroy(struct store *s);
+void store_sums_clear(struct store *s, uint32_t id);
+
 /* ---- life of an object (object.c) ------------------------------------------------------------------------------ */
 
 /* Every change of flags or of "has locks" happens between tally(-1) and tally(1). */
@@ -77,6 +87,8 @@ void obj_free(struct store *s, uint32_t id);
 void obj_drop(struct store *s, uint32_t id);
 /* Reserved -> readable, or freed when dead. True when readable. */
 bool obj_commit(struct store *s, uint32_t id, uint64_t now_ms);
+/* The same, but with `count` locks (at least one) instead of on an eviction list. */
+bool obj_commit_locked(struct store *s, uint32_t id, uint16_t count, bool temporary, uint64_t now_ms);
 /* False when it is being written or would have more than OBJ_MAX_LOCKS. */
 bool obj_lock(struct store *s, uint32_t id, uint16_t count, uint64_t now_ms);
 void obj_unlock(struct store *s, uint32_t id, uint16_t count);
