@@ -2,7 +2,8 @@
  *
  * All integers little-endian. Every structure fills whole blocks of 4 KiB and ends with the crc32c of all that is before it in them. What
  * was read is hostile: a decoder returns -EBADMSG unless magic, version, uuid, place and checksum are right and every length and
- * count is within its block; only then is `out` filled.
+ * count is within its block; only then is `out` filled. One exception: a superblock that is whole but of another version gives
+ * -EPROTONOSUPPORT. docs/l2-format.md has the layout byte by byte.
  *
  *   0                superblock copy 0                 segment i at  start_of(i):
  *   1 MiB            superblock copy 1                   + 0      header  (written when the segment is opened; never again)
@@ -23,14 +24,20 @@
 
 #include <stdbool.h>
 
-#define FORMAT_BLOCK    4096u
-#define FORMAT_VERSION  1u
-#define FORMAT_SUPERS   4u
-#define FORMAT_DATA     (2u << 20)          /* of the first segment */
-#define FORMAT_RESERVED (1u << 20)          /* around superblock copies 2 and 3 */
-#define FORMAT_RECORDS  (2u * FORMAT_BLOCK) /* of the first record in its segment */
-#define FORMAT_MAX_SUMS 512u                /* sub-blocks of a record */
-#define FORMAT_REMOVALS 64u                 /* keys of one removal record */
+#define FORMAT_BLOCK        4096u
+#define FORMAT_VERSION      1u
+#define FORMAT_SUPERS       4u
+#define FORMAT_DATA         (2u << 20)          /* of the first segment */
+#define FORMAT_RESERVED     (1u << 20)          /* around superblock copies 2 and 3 */
+#define FORMAT_RECORDS      (2u * FORMAT_BLOCK) /* of the first record in its segment */
+#define FORMAT_MAX_SUMS     512u                /* sub-blocks of a record */
+#define FORMAT_REMOVALS     64u                 /* keys of one removal record */
+
+#define FORMAT_MIN_SEGMENTS 4u
+#define FORMAT_MIN_SEGMENT  (64u << 10)
+#define FORMAT_MAX_SEGMENT  (1u << 30)
+#define FORMAT_MAX_BYTES    (1ull << 44) /* the index counts blocks in 32 bits */
+#define FORMAT_MAX_SUMMARY  (4u << 20)   /* a segment that would need more is full: recovery reads summaries whole */
 
 struct format_super {
 	uint8_t uuid[16];
@@ -85,13 +92,15 @@ struct format_entry {
 };
 #define FORMAT_ENTRY 96u
 
-/* Where things are. Constant functions of the geometry; format_geometry: 0 or -EINVAL (too small for four segments). */
+/* Where things are. Constant functions of the geometry. format_geometry fills in bytes, segment_bytes, segments and mid (the rest is
+ * 0): 0, -EINVAL (too small for four segments, or a segment size that is no multiple of FORMAT_BLOCK within the limits above), -EFBIG
+ * (more than FORMAT_MAX_BYTES). */
 int format_geometry(uint64_t bytes, uint64_t segment_bytes, struct format_super *out);
 uint64_t format_super_at(const struct format_super *s, uint32_t copy);
 uint64_t format_segment_at(const struct format_super *s, uint32_t id);
 /* Bytes a record takes, header and padding included. */
 uint64_t format_record_bytes(uint64_t payload);
-/* Bytes a summary takes at most, for so many records and names of so much text. */
+/* Bytes a summary takes, for so many records and names of so much text. */
 uint64_t format_summary_bytes(uint32_t records, uint32_t names, uint64_t text);
 
 /* Each fills one block of FORMAT_BLOCK bytes. */
@@ -110,12 +119,13 @@ int format_record_decode(const void *block, const struct format_super *s, uint32
 struct format_summary;
 size_t format_summary_size(uint32_t max_records); /* bytes of the struct, for the caller to allocate */
 void format_summary_start(struct format_summary *s, uint32_t max_records, const struct seg_names *names);
-/* e->name is a number of the names table here. False: full. */
+/* e->name is a number of the names table here. False: full (max_records, or FORMAT_MAX_SUMMARY). */
 bool format_summary_add(struct format_summary *s, const struct format_entry *e);
 uint32_t format_summary_count(const struct format_summary *s);
 /* Bytes it will take, a multiple of FORMAT_BLOCK. */
 uint64_t format_summary_need(const struct format_summary *s);
-/* Writes it to `out` (format_summary_need bytes); fills in summary_bytes, records and summary_crc of `seal`. */
+/* Writes it to `out` (format_summary_need bytes); uuid, id and generation of `seal` go into it, summary_bytes, records and
+ * summary_crc are filled in. */
 void format_summary_finish(const struct format_summary *s, void *out, struct format_seal *seal);
 
 /* Reading one back: checks everything once, interning its names; then entries by number, e->name a number of the table (0: no
@@ -123,8 +133,9 @@ void format_summary_finish(const struct format_summary *s, void *out, struct for
 struct format_reader {
 	const uint8_t *entries;
 	uint32_t count, nnames;
-	uint32_t *names; /* nnames numbers; the caller's array of at least `names_cap` */
+	uint32_t *names; /* nnames numbers, the caller's array */
 };
+/* 0, -EBADMSG, -E2BIG (more than names_cap names). `p` must stay until the last entry was read. `names` NULL: numbers are 0. */
 int format_summary_open(const void *p, uint64_t bytes, const struct format_seal *seal, const struct format_super *super,
 			struct seg_names *names, uint32_t *numbers, uint32_t names_cap, struct format_reader *out);
 /* 0 or -EBADMSG: the entry leaves its segment. */
