@@ -19,6 +19,17 @@ struct disk_sub {
 	struct disk_io *io;
 	uint64_t started_ns;
 	struct disk_sub *next; /* free list of the disk, or a list of the engine */
+	/* the disk's own */
+	struct disk_sub *older, *newer; /* of those with the engine, by start */
+	uint64_t at;                    /* where the whole sub-IO begins in its request, and its length: a short one */
+	uint32_t whole, tries;          /* is continued, not begun again */
+	uint64_t due_ns;
+};
+
+struct disk_engine_counts {
+	uint64_t submit_calls; /* io_uring_enter, wake-ups of threads */
+	uint64_t punts, splits;
+	bool traced;
 };
 
 struct disk_engine_ops {
@@ -28,12 +39,16 @@ struct disk_engine_ops {
 	uint32_t (*submit)(void *engine, struct disk_sub **subs, uint32_t n);
 	/* Up to `max` completed ones; waits up to wait_ns for the first. */
 	uint32_t (*reap)(void *engine, struct disk_sub **out, uint32_t max, uint64_t wait_ns);
-	void (*wake)(void *engine); /* any thread */
-	uint64_t (*now)(void *engine);
+	void (*wake)(void *engine);    /* any thread */
+	uint64_t (*now)(void *engine); /* the real ones: any thread */
+	/* The rest may be left out. */
+	void (*counts)(void *engine, struct disk_engine_counts *out); /* any thread */
+	const char *(*text)(void *engine);                            /* for disk_describe, instead of the name */
+	bool forgets; /* once closed it uses no disk_sub, not even those that never came back */
 };
 
 /* A disk over an engine that the caller made; `facts` as the engine has them; buffers are taken to be all fixed. The disk owns the
- * engine from here on, also on failure. */
+ * engine from here on, also on failure. conf->path is not opened; conf->engine, threads, exclusive, buffered and trace mean nothing. */
 int disk_open_engine(const struct disk_conf *conf, const struct disk_facts *facts, const struct disk_engine_ops *ops,
 		     void *engine, struct disk **out, struct why *why);
 
