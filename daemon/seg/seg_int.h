@@ -86,8 +86,14 @@ uint32_t seg_segment_of(const struct seg *s, uint64_t device_offset);
 
 /* ---- recover.c ---------------------------------------------------------------------------------------------------------- */
 
+/* Until recover_step has returned true, recovery has all of conf.memory to itself. What it relies upon: within one generation of a segment
+ * no space is written twice, and records lie one directly behind the other.
+ */
+
 /* Finds the superblock and reads segment headers and seals, waiting for the disk: fills s->super, the segment table (states, generations)
- * and s->generation. 0, -ENOENT (no store), -EPROTONOSUPPORT (version), -EIO, -ENOMEM. */
+ * and s->generation. Makes s->segment (mem_calloc; the store's to free). A segment whose header cannot be read counts as sealed and
+ * suspect. 0, -ENOENT (no store), -EPROTONOSUPPORT (version), -EIO, -ETIMEDOUT (the disk hangs), -ENOMEM; after a failure close the disk,
+ * then call recover_destroy(s->recovery). */
 int recover_open(struct seg *s, struct why *why);
 /* Starts loading; the rest happens in callbacks of disk_run and in recover_step. Sealed segments by their summaries, newest first; open
  * ones, and those whose summary is bad, by looking for a record at every block and checking its payload. */
@@ -104,7 +110,8 @@ void writer_destroy(struct writer *w);
 void writer_submit(struct seg *s, struct seg_op *op); /* WRITE, REMOVE, CLEAR, FLUSH */
 void writer_step(struct seg *s);                      /* timers, waiting operations */
 bool writer_idle(const struct seg *s);
-/* Seals a segment that recovery found open: entries are in the index already. */
+/* Seals a segment that recovery found open: entries are in the index already. Takes `summary` over (mem_free). `end`: behind the last
+ * record, from the segment's start. Called from recover_step, in its last turn. */
 void writer_adopt(struct seg *s, uint32_t segment, struct format_summary *summary, uint64_t end);
 /* Appends a record on behalf of eviction; the payload is in `op->mem`. */
 void writer_again(struct seg *s, struct seg_op *op);
