@@ -94,8 +94,10 @@ struct seg_conf {
 };
 
 int seg_open(const struct seg_conf *conf, struct seg **out, struct why *why);
-/* Lets what is queued finish for up to wait_ms and seals nothing: recovery handles open segments. Closes the disk. */
-void seg_close(struct seg *s, uint32_t wait_ms);
+/* Lets what is queued finish for up to wait_ms and seals nothing: recovery handles open segments. Closes the disk. Operations that were
+ * not started by then end with -ECANCELED. Returns how many requests the disk did not give back: their operations' `done` is never called,
+ * and their `mem`, and conf.memory, must not be used again. */
+uint32_t seg_close(struct seg *s, uint32_t wait_ms);
 
 /* One turn of the owner thread: starts, waits up to wait_ns, completes. Returns how many operations were done. */
 uint32_t seg_run(struct seg *s, uint64_t wait_ns);
@@ -111,13 +113,15 @@ enum seg_op_kind {
 	SEG_FLUSH,  /* all writes done before are durable */
 };
 
-/* The caller's until seg_submit and again from `done` on, as are `mem` and `sums`. */
+/* The caller's until seg_submit and again from `done` on, as are `mem` and `sums`. The device moves whole blocks: `mem` is aligned to
+ * DISK_ALIGN, and memory up to the next multiple of it behind `bytes` is the operation's, too (a READ writes there, a WRITE stores what is
+ * there). `done` is called inside seg_run only. */
 struct seg_op {
 	enum seg_op_kind kind;
 	struct seg_key key;
 	void *mem;
 	uint64_t bytes;
-	/* crc_blocks(bytes) values. READ: filled in. WRITE: taken when sums[0] is not 0, else computed and filled in. Not NULL. */
+	/* crc_blocks(bytes) values. READ: filled in (zeros without conf.verify). WRITE: taken when sums[0] is not 0, else computed and filled in. Not NULL. */
 	uint32_t *sums;
 	int result;
 	void (*done)(struct seg_op *op);
@@ -125,14 +129,16 @@ struct seg_op {
 	/* the store's own */
 	struct seg_op *next;
 	struct disk_io io, head;
-	uint32_t segment, slot, parts, crc_left;
-	uint64_t offset, sequence;
+	uint32_t segment, slot, parts, crc_left, crc;
+	uint64_t offset, sequence, since_ns;
+	bool inner;
 };
 void seg_submit(struct seg *s, struct seg_op *op);
 
 /* Any thread: bytes[i] = size of the object, 0 when it is not there. Marks what it finds as used. */
 void seg_find(struct seg *s, const struct seg_key *keys, uint32_t n, uint64_t *bytes);
-/* Any thread: fills up to `max` keys in an order that survives insertions; *cursor 0 at first, 0 again at the end. */
+/* Any thread: fills up to `max` keys in an order that survives insertions; *cursor 0 at first, 0 again at the end. What eviction
+ * writes again meanwhile may be left out or told twice. */
 uint32_t seg_list(struct seg *s, uint64_t *cursor, struct seg_key *keys, uint64_t *bytes, uint32_t max);
 
 struct seg_stats {

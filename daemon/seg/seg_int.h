@@ -27,6 +27,12 @@ struct entry {
 };
 _Static_assert(sizeof(struct entry) == 64, "one cache line");
 
+/* What a record on the medium was good for is gone, or another one counts: in no bucket any more, but in the list of its segment
+ * until that is freed, since such a list cannot be left in its middle. So there are as many entries as records. */
+#define ENTRY_DEAD 1u
+/* A removal that older records on the medium may still need: found by nobody, but in its bucket and its segment's list. */
+#define ENTRY_REMOVED 2u
+
 enum segment_state { SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_SEALED, SEGMENT_FREEING };
 
 struct segment {
@@ -37,8 +43,9 @@ struct segment {
 	uint64_t live_bytes; /* format_record_bytes of its entries */
 	uint32_t live, bad;  /* entries; records found bad */
 	uint32_t readers;    /* reads in flight: reuse waits */
-	uint32_t first;      /* entry list */
-	uint32_t removals;   /* removal records in it */
+	uint32_t first;      /* entry list: objects, removals, dead ones */
+	uint32_t removals;   /* ENTRY_REMOVED entries of it */
+	uint64_t heat;       /* sum of live record bytes times uses */
 };
 
 struct seg_index {
@@ -50,6 +57,7 @@ struct seg_index {
 
 int seg_index_create(struct seg_index *ix, uint32_t max_objects);
 void seg_index_destroy(struct seg_index *ix);
+/* Number of the object's entry, 0: none (or removed). Under the lock, or on the owner thread. */
 uint32_t seg_index_find(const struct seg_index *ix, const struct seg_key *key);
 
 struct recovery; /* recover.c */
@@ -63,13 +71,14 @@ struct seg {
 	struct format_super super;
 	struct seg_names *names;
 	struct seg_index ix;
-	struct segment *segment;
+	struct segment *segment;       /* super.segments of them; made by recover_open, freed by seg_close */
 	uint64_t sequence, generation; /* highest used */
 	bool recovered, closing, read_only;
 	struct recovery *recovery;
 	struct writer *writer;
 	struct evictor *evictor;
 	struct seg_stats n;
+	struct seg_op *done, **done_end; /* results that their owners have not been told yet: seg_run does it */
 };
 
 /* ---- index.c: owner thread; each takes the lock itself ------------------------------------------------------------- */
@@ -80,18 +89,26 @@ bool seg_enter(struct seg *s, const struct seg_key *key, uint64_t device_offset,
 	       uint64_t sequence);
 /* Forgets the key's object if its sequence number is below `sequence` (UINT64_MAX: whatever it is). */
 bool seg_forget(struct seg *s, const struct seg_key *key, uint64_t sequence);
-/* All objects of a segment; returns how many. */
+/* A removal of `sequence` whose record is at device_offset: forgets the key's object if it is older, and keeps older records of the
+ * key from being entered for as long as the removal's segment lives. Any order with seg_enter. False when max_objects is reached
+ * (the object is forgotten all the same). */
+bool seg_enter_removal(struct seg *s, const struct seg_key *key, uint64_t device_offset, uint64_t sequence);
+/* All entries of a segment; returns how many objects. The lock is let go now and then. */
 uint32_t seg_forget_segment(struct seg *s, uint32_t segment);
+/* Halves `uses` of a segment's entries. */
+void seg_age_segment(struct seg *s, uint32_t segment);
+void seg_set_state(struct seg *s, uint32_t segment, enum segment_state state);
+void seg_index_check(struct seg *s);
 uint32_t seg_segment_of(const struct seg *s, uint64_t device_offset);
 
 /* ---- recover.c ---------------------------------------------------------------------------------------------------------- */
 
 /* Until recover_step has returned true, recovery has all of conf.memory to itself. What it relies upon: within one generation of a segment
- * no space is written twice, and records lie one directly behind the other.
- */
+ * no space is written twice, and records lie one directly behind the other. */
 
 /* Finds the superblock and reads segment headers and seals, waiting for the disk: fills s->super, the segment table (states, generations)
- * and s->generation. Makes s->segment (mem_calloc; the store's to free). A segment whose header cannot be read counts as sealed and
+ * and s->generation. Makes s->segment (mem_calloc; the store's to free). Segments of
+ * an earlier epoch are FREE, but their generation counts. A segment whose header cannot be read counts as sealed and
  * suspect. 0, -ENOENT (no store), -EPROTONOSUPPORT (version), -EIO, -ETIMEDOUT (the disk hangs), -ENOMEM; after a failure close the disk,
  * then call recover_destroy(s->recovery). */
 int recover_open(struct seg *s, struct why *why);
