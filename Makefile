@@ -142,6 +142,7 @@ $(BUILD)/bench/%: $(BUILD)/tools/bench/%.o $(call libs_for,tools)
 # ---- generated documentation: tools/gen/<name>_doc.c prints docs/<name>.md ------------------------------------------
 DOC_NAMES := $(patsubst tools/gen/%_doc.c,%,$(wildcard tools/gen/*_doc.c))
 DOC_MODULE_options := daemon/conf
+DOC_MODULE_l2-adapters := daemon/l2
 define doc_rules
 $(BUILD)/gen/$(1)_doc: $(BUILD)/tools/gen/$(1)_doc.o $(call libs_for,$(or $(DOC_MODULE_$(1)),daemon/http))
 	@mkdir -p $$(@D)

@@ -1,0 +1,8 @@
+/* Prints docs/l2-adapters.md. */
+#include "daemon/l2/l2_int.h"
+
+int main(void)
+{
+	l2_conf_write_docs(stdout);
+	return 0;
+}
