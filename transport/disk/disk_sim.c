@@ -251,6 +251,7 @@ const struct disk_engine_ops disk_sim_ops = {
 	.reap = sim_reap,
 	.wake = sim_wake,
 	.now = sim_now,
+	.forgets = true,
 };
 
 /* ---- what tests call --------------------------------------------------------------------------------------------------------- */
