@@ -35,6 +35,8 @@ const struct crc_kernel *crc32c_kernels(uint32_t *n);
 #define CRC_FOLD_1PAGE CRC_FOLD(0x40652ee7, 0x6bae74c4)
 #define CRC_FOLD_2PAGE CRC_FOLD(0xb9c2ed31, 0x508c2ac8)
 #define CRC_FOLD_3PAGE CRC_FOLD(0x59c8f2b0, 0x87ddf93e)
+/* Moves a register 2048 bits back: x^(-2048-33), see crc32c_x86.c for the 33. */
+#define CRC_BACK_2048 0xbe7257f3u
 
 #ifdef __x86_64__
 uint32_t crc32c_one_stream(uint32_t raw, const uint8_t *p, size_t n); /* SSE4.2 */

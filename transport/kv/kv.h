@@ -123,4 +123,13 @@ void kv_scatter(const struct kv_layout *l, const struct kv_blocks *blocks, uint3
 void kv_copy(void *dst, const void *src, size_t n);
 const char *kv_copy_name(void);
 
+/* ---- with checksums (daemon/base/crc32c.h) ------------------------------------------------------------------------------- */
+
+/* As kv_gather; sums[] receives the crc_blocks(kv_object_bytes) values of the object, computed while its bytes pass through the
+ * CPU. */
+void kv_gather_sums(const struct kv_layout *l, const struct kv_blocks *blocks, uint32_t j, void *object,
+		    uint32_t *sums);
+/* As kv_copy; crc_blocks(n) values of what was copied. */
+void kv_copy_sums(void *dst, const void *src, size_t n, uint32_t *sums);
+
 #endif

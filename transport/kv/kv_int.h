@@ -105,4 +105,26 @@ struct stream_ops {
 /* The widest set this CPU has; the same answer every time. */
 const struct stream_ops *kv_stream_ops(void);
 
+/* The same with the checksum: continues the raw register (daemon/base/crc32c_int.h) over the bytes copied. The caller fences. */
+typedef uint32_t kv_sums_fn(uint32_t raw, void *dst, const void *src, uint64_t n, const void *next);
+kv_sums_fn *kv_sums_copy(void);
+
+/* Bytes of an object that are written one after another, and the checksums of the sub-blocks they fall into. A sub-block may
+ * belong to several of these (K ends in it and V begins): each adds its part, in any order. */
+struct sums {
+	kv_sums_fn *copy;
+	uint8_t *object;
+	uint64_t bytes, at, from; /* of the object; written next; where the register began */
+	uint32_t raw;
+	uint32_t *out; /* zeroed by the caller before the first of them begins */
+};
+void kv_sums_begin(struct sums *s, void *object, uint64_t bytes, uint64_t at, uint32_t *out);
+/* Copies n bytes to d, which is where this part has come to. */
+void kv_sums_add(struct sums *s, uint8_t *d, const uint8_t *src, uint64_t n, const uint8_t *next);
+/* n bytes at d are there already. */
+void kv_sums_skip(struct sums *s, const uint8_t *d, uint64_t n);
+/* Rows whose targets adjoin. */
+void kv_sums_rows(struct sums *s, const struct row_copy *r);
+void kv_sums_end(struct sums *s);
+
 #endif

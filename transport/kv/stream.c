@@ -1,19 +1,5 @@
 #include "transport/kv/kv_int.h"
-
-/* Below this many bytes the alignment work of a streamed copy costs more than it saves. */
-#define SHORT_COPY 1024
-
-#define LINE       64u
-#define STEP       (4 * LINE)
-
-/* How far ahead, into the second-level cache, reads are prefetched: the hardware's own prefetching stops at the end of a
- * page and of a block. Values and figures come from a sweep on a Xeon with 2 MiB of second-level cache per core. */
-#define AHEAD          8192u
-#define PREFETCH_LEVEL 2
-
-/* Long runs are copied as several pages side by side, which keeps more DRAM banks and more prefetchers at work. */
-#define STREAMS 4u
-#define PAGE    4096u
+#include "transport/kv/stream_int.h"
 
 #if defined(__x86_64__)
 
