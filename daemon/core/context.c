@@ -285,28 +285,48 @@ void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping)
 		atomic_store_explicit(&c->pinged, true, memory_order_relaxed);
 }
 
-/* Needs LK_CONTEXTS. `bytes` so far; the sizes of another bucket come in. */
-static uint64_t bytes_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size,
-				uint64_t bytes)
+static void agree(struct ctx_shape *s, const struct ctx *c)
+{
+	if (!s->object_bytes) {
+		*s = (struct ctx_shape){.object_bytes = c->object_bytes, .has_layout = true, .home = c->home};
+		memcpy(s->layout, c->object_form, sizeof(s->layout));
+		return;
+	}
+	if (s->object_bytes != c->object_bytes)
+		s->object_bytes = CTX_SIZES_DIFFER;
+	s->has_layout &=
+		s->object_bytes != CTX_SIZES_DIFFER && memcmp(s->layout, c->object_form, sizeof(s->layout)) == 0;
+	if (!node_same(s->home, c->home))
+		s->home = NODE_UNKNOWN;
+}
+
+/* Needs LK_CONTEXTS. */
+static void agree_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size,
+			    struct ctx_shape *s)
 {
 	for (const struct ctx *c = r->bucket[b]; c; c = c->next) {
 		if (c->world_size == world_size && slice_is(model, c->model))
-			bytes = !bytes || bytes == c->object_bytes ? c->object_bytes : CTX_SIZES_DIFFER;
+			agree(s, c);
 	}
-	return bytes;
+}
+
+void ctx_shape_of(struct ctx_registry *r, struct slice model, uint32_t world_size, struct ctx_shape *out)
+{
+	*out = (struct ctx_shape){.home = NODE_UNKNOWN};
+	lk_lock(&r->lk);
+	for (uint32_t w = 0; w < BUCKETS / 64; w++) {
+		for (uint64_t bits = r->used[w]; bits; bits &= bits - 1)
+			agree_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size, out);
+	}
+	lk_unlock(&r->lk);
 }
 
 uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size)
 {
-	uint64_t bytes = 0;
+	struct ctx_shape s;
 
-	lk_lock(&r->lk);
-	for (uint32_t w = 0; w < BUCKETS / 64; w++) {
-		for (uint64_t bits = r->used[w]; bits; bits &= bits - 1)
-			bytes = bytes_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size, bytes);
-	}
-	lk_unlock(&r->lk);
-	return bytes;
+	ctx_shape_of(r, model, world_size, &s);
+	return s.object_bytes;
 }
 
 /* Needs LK_CONTEXTS. */

@@ -54,6 +54,7 @@ static int enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 	c->load_gbs = metric_series_get(srv->metrics, M_L0_L1_LOAD_THROUGHPUT, labels, 3);
 	c->loaded_chunks =
 		metric_series_get(srv->metrics, M_NUM_CHUNKS_LOADED, (struct slice[]){labels[0], model, none}, 3);
+	ctx_layout_digest(c, &srv->chash);
 	c->owner = e->owner;
 	c->created_ms = clock_ms();
 	ctx_seen(c, c->created_ms, false);

@@ -8,17 +8,17 @@
 #include <string.h>
 
 /* api.py: local values equal the global ones. */
-static uint32_t kv_rank_of(uint32_t world_size, uint32_t rank)
+uint32_t session_kv_rank(uint32_t world_size, uint32_t rank)
 {
 	return world_size << 24 | rank << 16 | world_size << 8 | rank;
 }
 
-static struct slice model_of(const struct session *x)
+struct slice session_model(const struct session *x)
 {
 	return slice_of(x->names, x->model_bytes);
 }
 
-static struct slice salt_of(const struct session *x)
+struct slice session_salt(const struct session *x)
 {
 	return slice_of(x->names + x->model_bytes, x->salt_bytes);
 }
@@ -63,7 +63,7 @@ static void take_prompt(struct sessions *s, struct session *x, const struct stor
 static void get_ranks(struct sessions *s, const struct session_lookup *l)
 {
 	for (uint32_t r = 0; r < l->world_size; r++) {
-		uint32_t rank = kv_rank_of(l->world_size, r);
+		uint32_t rank = session_kv_rank(l->world_size, r);
 
 		s->ns[r] = store_ns_find(s->store, l->model, rank, 0, l->salt);
 		if (s->ns[r])
@@ -93,10 +93,11 @@ static int keep_locks(struct sessions *s, struct session *x, uint32_t n, uint16_
 	return 0;
 }
 
-/* Locks the hit prefix; objects of a chunk that is not complete on all ranks are released at once. */
+/* Locks the hit prefix. What L1 lacks is asked of the tier below; without one, or when it has nothing, objects of a chunk that is not
+ * complete on all ranks are released at once. */
 static int take_locks(struct sessions *s, struct session *x, const struct session_lookup *l, struct session_hits *out)
 {
-	uint32_t most = SESSION_LOOKUP_OBJECTS / l->world_size, found, keep;
+	uint32_t most = SESSION_LOOKUP_OBJECTS / l->world_size, found;
 	uint32_t nchunks = l->nchunks < most ? l->nchunks : most;
 	uint64_t bytes = l->object_bytes == SESSION_ANY_SIZE ? 0 : l->object_bytes;
 	int err;
@@ -107,14 +108,21 @@ static int take_locks(struct sessions *s, struct session *x, const struct sessio
 	put_ranks(s, l->world_size);
 	for (uint32_t i = 0; i < found; i++)
 		s->counts[i] = l->locks;
-	keep = found / l->world_size * l->world_size;
-	err = keep_locks(s, x, keep, l->locks);
-	if (err)
-		keep = 0;
-	store_unlock(s->store, s->objs + keep, s->counts + keep, found - keep, l->now_ms);
-	out->objects = err ? 0 : found;
-	out->chunks = keep / l->world_size;
-	return err;
+	err = keep_locks(s, x, found, l->locks);
+	if (err) {
+		store_unlock(s->store, s->objs, s->counts, found, l->now_ms);
+		return err;
+	}
+	out->objects = found;
+	out->chunks = found / l->world_size;
+	x->asked = nchunks * l->world_size;
+	if (s->has_tier && l->layout && bytes) {
+		session_tell_hits(s, l, out->chunks);
+		out->pending = found < x->asked && session_ask_tier(s, x, l, found);
+	}
+	if (!out->pending)
+		session_settle(s, x, l->now_ms);
+	return 0;
 }
 
 int sessions_lookup(struct sessions *s, const struct session_lookup *l, struct session_hits *out)
@@ -129,13 +137,14 @@ int sessions_lookup(struct sessions *s, const struct session_lookup *l, struct s
 	if (!err) {
 		session_release_all(s, x, l->now_ms);
 		x->world_size = l->world_size;
+		x->locks = l->locks;
 		session_forget_prompt(s, x);
+		session_new_job(s, x);
 		err = take_names(x, l);
 		if (!err && l->object_bytes && l->nchunks)
 			err = take_locks(s, x, l, out);
 		if (!err)
 			take_prompt(s, x, l->hashes, l->nchunks);
-		session_new_job(s, x, out->chunks);
 		out->job_id = x->job_id;
 	}
 	lk_unlock(&s->lk);
@@ -146,6 +155,8 @@ static uint32_t query(struct sessions *s, struct session *x, bool take)
 {
 	uint32_t hits = x && x->job ? x->hits : 0;
 
+	if (x && x->pending && (take || !x->found_known))
+		return SESSION_PENDING;
 	if (x && take)
 		session_drop_job(s, x);
 	return hits;
@@ -162,10 +173,20 @@ uint32_t sessions_query(struct sessions *s, struct slice request_id, uint64_t ow
 uint32_t sessions_query_job(struct sessions *s, uint64_t job_id, bool take)
 {
 	lk_lock(&s->lk);
-	struct session *x = s->job_bucket[job_id % SESSION_BUCKETS];
-	while (x && x->job_id != job_id)
-		x = x->job_next;
-	uint32_t hits = query(s, x, take);
+	uint32_t hits = query(s, session_of_job(s, job_id), take);
+	lk_unlock(&s->lk);
+	return hits;
+}
+
+uint32_t sessions_wait(struct sessions *s, struct slice request_id, uint64_t owner, uint64_t *job_id)
+{
+	struct session *x;
+	uint32_t hits;
+
+	lk_lock(&s->lk);
+	x = session_find(s, request_id, owner, false);
+	*job_id = x ? x->job_id : 0;
+	hits = query(s, x, true);
 	lk_unlock(&s->lk);
 	return hits;
 }
@@ -243,7 +264,7 @@ uint32_t sessions_release(struct sessions *s, const struct session_range *r, uin
 			for (uint32_t rank = from; rank < to; rank++)
 				done += release_one(s, x, c * ws + rank, count, now_ms);
 		}
-		if (!x->held)
+		if (!x->held && !x->pending)
 			session_release_all(s, x, now_ms);
 	}
 	lk_unlock(&s->lk);
@@ -277,7 +298,8 @@ static void touch(struct sessions *s, const struct session *x, uint64_t now_ms)
 	bool any = false;
 
 	for (uint32_t r = 0; r < x->world_size; r++) {
-		s->ns[r] = store_ns_find(s->store, model_of(x), kv_rank_of(x->world_size, r), 0, salt_of(x));
+		s->ns[r] = store_ns_find(s->store, session_model(x), session_kv_rank(x->world_size, r), 0,
+					 session_salt(x));
 		any |= s->ns[r] != 0;
 	}
 	if (any)
@@ -308,9 +330,9 @@ uint32_t sessions_orphan(struct sessions *s, uint64_t owner, struct slice model,
 
 	lk_lock(&s->lk);
 	for (struct session *x = s->oldest; x; x = x->younger) {
-		bool served = model.n && x->world_size == world_size && slice_eq(model_of(x), model);
+		bool served = model.n && x->world_size == world_size && slice_eq(session_model(x), model);
 
-		if (x->held && (x->owner == owner || served)) {
+		if ((x->held || x->pending) && (x->owner == owner || served)) {
 			session_release_all(s, x, now_ms);
 			n++;
 		}

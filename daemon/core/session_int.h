@@ -24,6 +24,10 @@ struct session {
 	bool job;
 	uint64_t job_id;
 	uint32_t hits;
+	bool pending;          /* the tier below works for it */
+	bool found_known;      /* `hits` is what L1 and the tier have */
+	uint32_t first, asked; /* objects: where the tier's work begins, and all of them */
+	uint16_t locks;        /* per object */
 	/* the namespaces by name: a lookup must not keep one alive that holds nothing */
 	char *names; /* model, then salt */
 	size_t model_bytes, salt_bytes, names_cap;
@@ -44,13 +48,17 @@ struct sessions {
 	uint64_t read_ttl_ms, next_job, seed;
 	struct session *bucket[SESSION_BUCKETS], *job_bucket[SESSION_BUCKETS];
 	struct session *oldest, *youngest, *spare;
-	uint32_t count, jobs, nspare;
+	uint32_t count, jobs, pending, nspare;
 	uint64_t nhashes, nobjs; /* sums over the sessions */
 	uint64_t locks_expired;
+	bool has_tier;
+	struct sessions_tier tier;
+	uint32_t names[SESSION_WORLD];
 	/* work space of one lookup */
 	store_ns ns[SESSION_WORLD];
 	store_obj *objs; /* SESSION_LOOKUP_OBJECTS */
 	uint16_t *counts;
+	store_obj *spread; /* of one rank */
 };
 
 /* The owner's session of that id; without one, any (`strict`: none). NULL when there is none. */
@@ -62,8 +70,20 @@ int session_obtain(struct sessions *s, struct slice id, uint64_t owner, uint64_t
 void session_renew(struct sessions *s, struct session *x, uint64_t now_ms);
 void session_release_all(struct sessions *s, struct session *x, uint64_t now_ms);
 void session_forget_prompt(struct sessions *s, struct session *x);
-void session_new_job(struct sessions *s, struct session *x, uint32_t hits);
+void session_new_job(struct sessions *s, struct session *x);
 void session_drop_job(struct sessions *s, struct session *x);
+/* session_tier.c: starts a job for what is missing behind x->objs, `found` objects of the prompt. False: there is nothing to wait for. */
+bool session_ask_tier(struct sessions *s, struct session *x, const struct session_lookup *l, uint32_t found);
+/* The tier hears which objects of the prompt were hit, if it wants to. */
+void session_tell_hits(struct sessions *s, const struct session_lookup *l, uint32_t nchunks);
+/* Ends a pending job with what is there: hits 0. */
+void session_cancel(struct sessions *s, struct session *x);
+/* After a job that is over: objects of a chunk that is not complete on all ranks go back. Sets hits. */
+void session_settle(struct sessions *s, struct session *x, uint64_t now_ms);
+struct session *session_of_job(struct sessions *s, uint64_t job_id);
+struct slice session_model(const struct session *x);
+struct slice session_salt(const struct session *x);
+uint32_t session_kv_rank(uint32_t world_size, uint32_t rank);
 /* Gives its locks back and removes it. */
 void session_remove(struct sessions *s, struct session *x, uint64_t now_ms);
 /* Grows an array to hold `n` elements. 0 or -ENOMEM; the old block stays valid. */

@@ -32,7 +32,8 @@ int sessions_create(struct store *store, uint64_t read_ttl_ms, struct sessions *
 	s->next_job = 1;
 	s->objs = map_array(SESSION_LOOKUP_OBJECTS * sizeof(*s->objs));
 	s->counts = map_array(SESSION_LOOKUP_OBJECTS * sizeof(*s->counts));
-	if (!s->objs || !s->counts)
+	s->spread = map_array(SESSION_LOOKUP_OBJECTS * sizeof(*s->spread));
+	if (!s->objs || !s->counts || !s->spread)
 		err = -ENOMEM;
 	else if (getrandom(&s->seed, sizeof(s->seed), 0) != sizeof(s->seed))
 		err = -EIO;
@@ -111,6 +112,7 @@ void session_drop_job(struct sessions *s, struct session *x)
 
 	if (!x->job)
 		return;
+	session_cancel(s, x);
 	while (*link != x)
 		link = &(*link)->job_next;
 	*link = x->job_next;
@@ -118,20 +120,30 @@ void session_drop_job(struct sessions *s, struct session *x)
 	s->jobs--;
 }
 
-void session_new_job(struct sessions *s, struct session *x, uint32_t hits)
+void session_new_job(struct sessions *s, struct session *x)
 {
 	session_drop_job(s, x);
 	x->job = true;
-	x->hits = hits;
+	x->hits = 0;
 	x->job_id = s->next_job++;
 	x->job_next = s->job_bucket[x->job_id % SESSION_BUCKETS];
 	s->job_bucket[x->job_id % SESSION_BUCKETS] = x;
 	s->jobs++;
 }
 
-/* Objects with nothing left are not ours any more, whatever their ids mean now: store_unlock skips zeros. */
+struct session *session_of_job(struct sessions *s, uint64_t job_id)
+{
+	struct session *x = s->job_bucket[job_id % SESSION_BUCKETS];
+
+	while (x && x->job_id != job_id)
+		x = x->job_next;
+	return x;
+}
+
+/* Nobody waits for more then, either. Objects with nothing left are not ours any more, whatever their ids mean now: store_unlock skips zeros. */
 void session_release_all(struct sessions *s, struct session *x, uint64_t now_ms)
 {
+	session_cancel(s, x);
 	if (x->held) {
 		for (uint32_t i = 0; i < x->nobjs; i++) {
 			if (x->left[i] == 0)
@@ -217,6 +229,8 @@ void sessions_destroy(struct sessions *s)
 		munmap(s->objs, SESSION_LOOKUP_OBJECTS * sizeof(*s->objs));
 	if (s->counts)
 		munmap(s->counts, SESSION_LOOKUP_OBJECTS * sizeof(*s->counts));
+	if (s->spread)
+		munmap(s->spread, SESSION_LOOKUP_OBJECTS * sizeof(*s->spread));
 	lk_destroy(&s->lk);
 	mem_free(s);
 }
@@ -288,7 +302,7 @@ uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms)
 	lk_lock(&s->lk);
 	for (struct session *x = s->oldest, *next; x && now_ms > x->used_ms && now_ms - x->used_ms > least; x = next) {
 		next = x->younger;
-		if (x->held && now_ms - x->used_ms > s->read_ttl_ms) {
+		if ((x->held || x->pending) && now_ms - x->used_ms > s->read_ttl_ms) {
 			session_release_all(s, x, now_ms);
 			expired++;
 		}
@@ -303,6 +317,7 @@ uint32_t sessions_sweep(struct sessions *s, uint64_t now_ms)
 void sessions_stats(struct sessions *s, struct sessions_stats *out)
 {
 	lk_lock(&s->lk);
-	*out = (struct sessions_stats){.active = s->count, .jobs = s->jobs, .locks_expired = s->locks_expired};
+	*out = (struct sessions_stats){
+		.active = s->count, .jobs = s->jobs, .pending = s->pending, .locks_expired = s->locks_expired};
 	lk_unlock(&s->lk);
 }
