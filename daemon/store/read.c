@@ -134,6 +134,33 @@ uint32_t store_lock_prefix(struct store *s, const store_ns *ns, uint32_t nranks,
 	return done;
 }
 
+uint32_t store_lock_present(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
+			    uint32_t first, uint32_t n, uint16_t count, uint64_t bytes, uint64_t now_ms, store_obj *out)
+{
+	struct walk walk = {
+		.ns = ns, .hashes = hashes, .nranks = nranks, .chunk = first / nranks, .rank = first % nranks};
+	struct want want = want_bytes(s, bytes);
+	struct index_key keys[INDEX_GROUP];
+	uint32_t done = 0, got = 0, step;
+
+	check(count > 0);
+	lk_lock(&s->lk);
+	for (; done < n; done += step) {
+		step = walk_keys(&walk, next_group(INDEX_GROUP, n - done), keys);
+		index_find_group(&s->ix, keys, step, nranks, 0, out + done);
+		for (uint32_t i = done; i < done + step; i++) {
+			if (is_hit(s, out[i], &want) && obj_lock(s, out[i], count, now_ms))
+				got++;
+			else
+				out[i] = 0;
+		}
+		if ((done / INDEX_GROUP + 1) % (STORE_SLICE / INDEX_GROUP) == 0)
+			store_breathe(s);
+	}
+	lk_unlock(&s->lk);
+	return got;
+}
+
 uint32_t store_peek_prefix(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
 			   uint32_t nchunks, uint64_t bytes)
 {

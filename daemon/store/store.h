@@ -118,6 +118,11 @@ void store_disown(struct store *s, const store_obj *objs, uint32_t n);
  * what was locked of an incomplete chunk is included. Returns the number of objects locked. Renews their age. */
 uint32_t store_lock_prefix(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
 			   uint32_t nchunks, uint16_t count, uint64_t bytes, uint64_t now_ms, store_obj *out);
+/* Locks (adds `count` to each) what is there of the n objects from position `first` in expansion order on: readable and of that
+ * size; out[i] = 0 for the others. Returns how many. Not counted as lookups. */
+uint32_t store_lock_present(struct store *s, const store_ns *ns, uint32_t nranks, const struct store_hash *hashes,
+			    uint32_t first, uint32_t n, uint16_t count, uint64_t bytes, uint64_t now_ms,
+			    store_obj *out);
 /* All or nothing, one namespace, count 1: 0, or -ENOENT with the index of the first missing in *missing. */
 int store_lock_all(struct store *s, store_ns ns, const struct store_hash *hashes, uint32_t n, uint64_t bytes,
 		   uint64_t now_ms, store_obj *out, uint32_t *missing);

@@ -71,7 +71,8 @@ void tier_destroy(struct tier *t, uint32_t wait_ms);
 
 /* ---- storing ----------------------------------------------------------------------------------------------------------- */
 
-/* How many of n objects of `bytes` may be handed over now; the caller commits with store_commit_locked those it will hand over. */
+/* Whether the tier takes any of n objects of `bytes` now; the caller then commits them with store_commit_locked and hands them over.
+ * What does not fit by then is given back at once and counted. */
 bool tier_accepts(struct tier *t, uint32_t n, uint64_t bytes);
 /* objs[i] (0 skipped) are readable and locked once for the tier, which gives the lock back. name: seg name of these objects. */
 void tier_store(struct tier *t, uint32_t name, const struct store_hash *hashes, const store_obj *objs, uint32_t n);
@@ -85,10 +86,10 @@ int tier_flush(struct tier *t, void (*done)(void *ctx, int result), void *ctx);
 /* ---- prefetching -------------------------------------------------------------------------------------------------------- */
 
 struct tier_want {
-	uint64_t id;                     /* the caller's */
-	uint32_t world_size;             /* objects per chunk */
-	const store_ns *ns;              /* per rank, of L1, each a reference that becomes the tier's */
-	const uint32_t *names;           /* per rank, of the names table */
+	uint64_t id;           /* the caller's */
+	uint32_t world_size;   /* objects per chunk */
+	const store_ns *ns;    /* per rank, of L1, each a reference that becomes the tier's, also when this fails */
+	const uint32_t *names; /* per rank, of the names table */
 	const struct store_hash *hashes; /* of the chunks, copied */
 	uint32_t nchunks;
 	uint32_t first; /* object (chunk * world_size + rank) the job starts at; those before are the caller's */
@@ -101,11 +102,13 @@ struct tier_want {
 bool tier_may_have(struct tier *t, const struct seg_key *first, uint64_t bytes);
 /* Takes the job; the listener hears of it. 0, or -ENOMEM, -EAGAIN (too many jobs waiting): then there is no job. */
 int tier_prefetch(struct tier *t, const struct tier_want *w);
-/* The request is gone: locks go back, loads finish into ordinary objects, the listener hears nothing more. */
+/* The request is gone: locks go back, loads finish into ordinary objects, the listener hears nothing more but a call of it that runs
+ * already on the tier's thread. */
 void tier_cancel(struct tier *t, uint64_t id);
 
 /* ---- for operators -------------------------------------------------------------------------------------------------------- */
 
+/* stored_objects to store_present: copies, that is objects times adapters. */
 struct tier_stats {
 	uint64_t store_requests, store_objects, store_bytes; /* handed over */
 	uint64_t stored_objects, store_failed, store_dropped, store_present, not_admitted;

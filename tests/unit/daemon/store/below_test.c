@@ -205,6 +205,39 @@ static void test_08_sums_belong_to_the_object(void **state)
 	}
 }
 
+static void test_10_lock_what_is_there(void **state)
+{
+	struct store_hash h[300];
+	store_obj got[600], one;
+	store_ns ns[2];
+	struct fix f;
+	(void)state;
+
+	fix_units(&f, 2048, STORE_LRU);
+	ns[0] = f.ns;
+	ns[1] = store_ns_get(f.s, slice_str("model"), 0x01000101, 0, slice_str(""));
+	keys(h, 0, 300);
+	for (uint32_t i = 0; i < 600; i++) {
+		if (i % 3 == 0)
+			continue; /* a hole */
+		store_reserve(f.s, ns[i % 2], &h[i / 2], 1, i % 3 == 1 ? UNIT : 2 * UNIT, NODE_UNKNOWN, 0, &one);
+		if (i != 301) /* one is being written */
+			store_commit(f.s, &one, 1, 0);
+	}
+	assert_int_equal(store_lock_present(f.s, ns, 2, h, 5, 590, 3, UNIT, 0, got), 195);
+	for (uint32_t i = 5; i < 595; i++)
+		assert_int_equal(got[i - 5] != 0, i % 3 == 1 && i != 301);
+	assert_int_equal(stats(&f).locked, 195);
+	assert_int_equal(stats(&f).lookups, 0);
+	for (int i = 0; i < 3; i++)
+		store_unlock(f.s, got, NULL, 590, 0);
+	assert_int_equal(stats(&f).locked, 0);
+	keys(h, 150, 1);
+	store_delete(f.s, ns[1], h, true);
+	store_ns_put(f.s, ns[1]);
+	fix_close(&f);
+}
+
 /* ---- between a commit and a lock nothing may come ---------------------------------------------------------------- */
 
 #define ROUNDS 20000
@@ -271,6 +304,7 @@ int main(void)
 		cmocka_unit_test(test_07_lock_more),
 		cmocka_unit_test(test_08_sums_belong_to_the_object),
 		cmocka_unit_test(test_09_eviction_cannot_come_between),
+		cmocka_unit_test(test_10_lock_what_is_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
