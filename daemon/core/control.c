@@ -35,6 +35,7 @@ struct control {
 	struct exec *exec;
 	struct peers *peers;
 	struct task *tasks, *free;
+	struct waiting waiting;
 	struct lk lk; /* guards done */
 	struct task *done, **done_tail;
 	_Atomic bool has_done; /* spares the lock on every turn of the loop */
@@ -161,6 +162,8 @@ static void finish(struct control *c, struct task *t)
 		return;
 	}
 	learn(c, t);
+	if (t->wait_job && waiting_add(&c->waiting, c->srv, t))
+		return;
 	count_request(c->srv, t->def->op, clock_ns() - t->received_ns);
 	if (t->has_reply)
 		send_reply(c, t);
@@ -169,6 +172,27 @@ static void finish(struct control *c, struct task *t)
 	if (!t->queued)
 		exec_remember(c->exec);
 	free_task(c, t);
+}
+
+/* ---- waiting requests ------------------------------------------------------------------------------------------ */
+
+static void answer_ready(struct control *c, struct task *list)
+{
+	for (struct task *t = list, *next; t; t = next) {
+		next = t->next;
+		count_request(c->srv, t->def->op, clock_ns() - t->received_ns);
+		if (t->has_reply)
+			send_reply(c, t);
+		free_task(c, t);
+	}
+}
+
+void control_job_done(struct control *c)
+{
+	uint64_t one = 1;
+
+	if (waiting_job_done(&c->waiting) && write(c->wake_fd, &one, sizeof(one)) < 0)
+		log_error("cannot wake the control thread: %s", strerror(errno));
 }
 
 /* ---- receiving ------------------------------------------------------------------------------------------------- */
@@ -336,6 +360,7 @@ static void dispatch(struct control *c, struct task *t)
 	t->bound = p->bound;
 	t->owner = p->serial;
 	t->has_reply = t->decoded = t->queued = t->early = false;
+	t->wait_job = 0;
 	atomic_store_explicit(&t->parts_done, 0, memory_order_relaxed);
 	t->registered_instance = 0;
 	note_seen(c, p, t->def->op);
@@ -414,7 +439,7 @@ static void wait_for_work(struct control *c)
 	struct pollfd fds[2] = {{c->wake_fd, POLLIN, 0}, {c->router.fd, POLLIN, 0}};
 	uint64_t n;
 
-	poll(fds, c->free ? 2 : 1, 1000);
+	poll(fds, c->free ? 2 : 1, waiting_ms(&c->waiting, 1000));
 	if ((fds[0].revents & POLLIN) && read(c->wake_fd, &n, sizeof(n)) < 0)
 		log_debug("spurious wake-up");
 	atomic_store_explicit(&c->progress_ms, clock_ms(), memory_order_relaxed);
@@ -432,6 +457,7 @@ static void *run(void *arg)
 			next = t->next;
 			finish(c, t);
 		}
+		answer_ready(c, waiting_ready(&c->waiting, c->srv, false));
 		if (!receive_burst(c))
 			wait_for_work(c);
 	}
@@ -511,6 +537,7 @@ void control_stop(struct server *srv)
 		next = t->next;
 		finish(c, t);
 	}
+	answer_ready(c, waiting_ready(&c->waiting, c->srv, true));
 	router_close(&c->router);
 	exec_destroy(c->exec);
 	peers_destroy(c->peers);

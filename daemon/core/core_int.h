@@ -29,6 +29,7 @@
 #define MAX_THREADS 128u
 #define WORKER_NONE UINT32_MAX
 #define TASKS       2048u /* requests in flight; beyond that the socket is not read */
+#define PARKED_MAX  1024u /* of them: WAITs that wait; more are answered as if their time was up */
 
 struct server;
 struct peer;
@@ -75,6 +76,8 @@ struct outcome {
 	struct wire_reply reply;
 	zmq_msg_t big; /* payload frame written directly (tensor pickles); valid when has_big */
 	bool has_big;
+	uint64_t wait_job; /* not 0: no answer yet, but when that job is over, or after wait_ms without a payload */
+	uint64_t wait_ms;
 };
 
 struct op_def {
@@ -100,6 +103,7 @@ void op_store(struct exec *e, struct wire_req *r, struct outcome *o);
 void op_retrieve(struct exec *e, struct wire_req *r, struct outcome *o);
 void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o);
 void op_query_status(struct exec *e, struct wire_req *r, struct outcome *o);
+void op_wait_status(struct exec *e, struct wire_req *r, struct outcome *o);
 void op_query_hits(struct exec *e, struct wire_req *r, struct outcome *o);
 void op_free_lookup_locks(struct exec *e, struct wire_req *r, struct outcome *o);
 void op_end_session(struct exec *e, struct wire_req *r, struct outcome *o);
@@ -148,6 +152,7 @@ struct task {
 	uint64_t registered_instance; /* set by registrations: the peer's PINGs count for it */
 	_Atomic uint32_t parts_done;  /* TASK_SENT, TASK_RELEASED when the reply goes early */
 	bool early;
+	uint64_t wait_job, wait_until_ms; /* parked at the control thread while wait_job is not 0 */
 	bool has_reply;
 	zmq_msg_t reply; /* payload frame; size 0 = none */
 };
@@ -157,6 +162,8 @@ struct task {
 
 /* Decodes and runs; fills task->has_reply/reply. On the control thread or a worker. */
 void task_run(struct exec *e, struct task *t);
+/* The answer of a task that waited. */
+void task_answer(struct task *t, const struct wire_reply *reply);
 /* After task_run, while the task's frames live: the prefix cache learns what was hashed. */
 void exec_remember(struct exec *e);
 
@@ -199,6 +206,23 @@ int control_start(struct server *srv, struct why *why);
 /* Ends the thread; queued work goes on. Then workers_stop, then control_stop answers what they finished and closes. */
 void control_quiesce(struct server *srv);
 void control_stop(struct server *srv);
+/* Requests that wait for a lookup's job (waiting.c): the control thread's, but for the two flags. */
+struct waiting {
+	struct task *head;
+	uint32_t n;
+	uint64_t until_ms;            /* when the first one's time is up */
+	_Atomic bool any, look_again; /* the control thread has some; it has to look */
+};
+/* False: it did not have to wait, its answer is in the task. */
+bool waiting_add(struct waiting *w, struct server *srv, struct task *t);
+/* Those whose job is over or whose time is up, or all, with their answers. */
+struct task *waiting_ready(struct waiting *w, struct server *srv, bool all);
+/* How long the control thread may sleep, at most `most`. */
+int waiting_ms(const struct waiting *w, int most);
+/* Any thread: a job is over. True: wake the control thread. */
+bool waiting_job_done(struct waiting *w);
+/* A lookup's job is over: whoever waits for one is looked at again. Any thread, any lock held. */
+void control_job_done(struct control *c);
 /* From a worker: the task is finished. */
 void control_complete(struct control *c, struct task *t);
 /* From a worker: the reply can go, but the worker still reads the frames; control_complete follows. */
@@ -239,6 +263,7 @@ enum count_id {
 	COUNT_STORES_FINISHED,
 	COUNT_RETRIEVES_SUBMITTED,
 	COUNT_RETRIEVES_FINISHED,
+	COUNT_WAIT_TIMEOUTS,
 	COUNT_IDS
 };
 

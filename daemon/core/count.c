@@ -16,7 +16,8 @@ static const struct {
 		      [COUNT_STORES_SUBMITTED] = {M_NUM_SUBMITTED_STORES, "cpu"},
 		      [COUNT_STORES_FINISHED] = {M_NUM_FINISHED_STORES, "cpu"},
 		      [COUNT_RETRIEVES_SUBMITTED] = {M_NUM_SUBMITTED_RETRIEVES, "cpu"},
-		      [COUNT_RETRIEVES_FINISHED] = {M_NUM_FINISHED_RETRIEVES, "cpu"}};
+		      [COUNT_RETRIEVES_FINISHED] = {M_NUM_FINISHED_RETRIEVES, "cpu"},
+		      [COUNT_WAIT_TIMEOUTS] = {M_TIMEOUTS, "TimeoutError"}};
 
 void count_init(struct server *srv)
 {

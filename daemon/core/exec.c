@@ -112,6 +112,13 @@ static int frame_of(zmq_msg_t *msg, const void *buf, ssize_t n)
 	return 0;
 }
 
+void task_answer(struct task *t, const struct wire_reply *reply)
+{
+	uint8_t small[SMALL_REPLY];
+
+	t->has_reply = frame_of(&t->reply, small, wire_reply_encode(reply, small, sizeof(small))) == 0;
+}
+
 static void encode(struct task *t, struct outcome *o)
 {
 	uint8_t small[SMALL_REPLY];
@@ -180,6 +187,7 @@ void task_run(struct exec *e, struct task *t)
 	struct why why = {0};
 
 	out.answered = out.has_big = false;
+	out.wait_job = 0;
 	e->owner = t->owner;
 	t->decoded = decode(e, t, &req, &why);
 	if (t->decoded) {
@@ -198,7 +206,10 @@ void task_run(struct exec *e, struct task *t)
 		if (out.answered)
 			negative_event(t, &out.reply);
 	}
-	if (out.answered)
+	t->wait_job = out.wait_job;
+	if (out.wait_job)
+		t->wait_until_ms = clock_ms() + out.wait_ms;
+	else if (out.answered)
 		encode(t, &out);
 	if (t->decoded && req.has_instance && t->def->lane == LANE_TRANSFER) {
 		struct ctx *c = ctx_get(e->srv->contexts, req.instance_id);

@@ -1,7 +1,7 @@
 /* op_lookup.c - LOOKUP, its queries, FREE_LOOKUP_LOCKS, END_SESSION.
  *
- * LOOKUP answers when the hit prefix is locked. There is no tier below L1 in this build, so the result is final at once and
- * QUERY_PREFETCH_STATUS never answers "pending".
+ * LOOKUP answers when the prefix that L1 has is locked, and never waits for more. Without a tier below, or when that has nothing more,
+ * the result is final then; else the queries answer None (no payload) until the tier is done.
  */
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #define MAX_LOCKS 128 /* upstream's bound on readers of one object */
+#define MAX_WAIT  600 /* seconds; clients give up after 300 */
 
 /* How many workers will read each object (protocol reference 5.5): the key says it outright in newer versions, else MLA is
  * recognised by more tensor-parallel ranks than shards. 0 = refuse. */
@@ -38,10 +39,15 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 				   .hashes = e->walk->hashes,
 				   .nchunks = e->walk->nchunks,
 				   .now_ms = clock_ms()};
+	struct ctx_shape shape = {0};
 	struct why why;
 	int err;
 
-	l.object_bytes = l.locks ? ctx_object_bytes(srv->contexts, l.model, l.world_size) : 0;
+	if (l.locks)
+		ctx_shape_of(srv->contexts, l.model, l.world_size, &shape);
+	l.object_bytes = shape.object_bytes;
+	l.layout = shape.has_layout ? shape.layout : NULL;
+	l.node = shape.home;
 	err = sessions_lookup(srv->sessions, &l, &hits);
 	if (err || !l.locks) {
 		why_set(&why, err ? err : -EINVAL,
@@ -63,12 +69,29 @@ static void answer_hits(struct exec *e, const struct wire_req *r, bool take, str
 					      : sessions_query(s, r->request_id, e->owner, take);
 
 	o->answered = true;
-	o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits};
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+	if (hits != SESSION_PENDING)
+		o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits};
 }
 
 void op_query_status(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	answer_hits(e, r, true, o);
+}
+
+/* The control thread keeps what has to wait. */
+void op_wait_status(struct exec *e, struct wire_req *r, struct outcome *o)
+{
+	double seconds = r->timeout_seconds;
+	uint64_t job;
+	uint32_t hits = sessions_wait(e->srv->sessions, r->request_id, e->owner, &job);
+
+	o->answered = true;
+	o->reply = (struct wire_reply){.kind = WIRE_REPLY_UINT, .u = hits};
+	if (hits != SESSION_PENDING)
+		return;
+	o->wait_job = job;
+	o->wait_ms = !(seconds > 0) ? 0 : seconds < MAX_WAIT ? (uint64_t)(seconds * 1000) : MAX_WAIT * 1000;
 }
 
 void op_query_hits(struct exec *e, struct wire_req *r, struct outcome *o)

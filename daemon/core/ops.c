@@ -75,7 +75,7 @@ static const struct op_def ops[WIRE_OP_COUNT] = {
 	ROW(CLEAR, LANE_LOOKUP, true, false, op_clear), /* milliseconds for millions of objects */
 	ROW(LOOKUP, LANE_LOOKUP, false, true, op_lookup),
 	ROW(QUERY_PREFETCH_STATUS, LANE_LOOKUP, false, false, op_query_status),
-	ROW(WAIT_PREFETCH_STATUS, LANE_LOOKUP, false, false, op_query_status),
+	ROW(WAIT_PREFETCH_STATUS, LANE_LOOKUP, false, false, op_wait_status),
 	ROW(QUERY_PREFETCH_LOOKUP_HITS, LANE_LOOKUP, false, false, op_query_hits),
 	ROW(FREE_LOOKUP_LOCKS, LANE_LOOKUP, false, true, op_free_lookup_locks),
 	ROW(END_SESSION, LANE_LOOKUP, false, false, op_end_session),
