@@ -80,7 +80,7 @@ int format_super_decode(const void *block, uint32_t copy, struct format_super *o
 	if (get32(b + 8) != FORMAT_VERSION)
 		return -EPROTONOSUPPORT;
 	if (get32(b + 12) != copy || format_geometry(get64(b + 40), get64(b + 48), &s) || s.bytes != get64(b + 40) ||
-	    s.segments != get32(b + 56) || s.mid != get32(b + 60))
+	    s.segments != get32(b + 56) || s.mid != get32(b + 60) || get64(b + 32) > FORMAT_MAX_COUNT)
 		return -EBADMSG;
 	memcpy(s.uuid, b + 16, 16);
 	s.epoch = get64(b + 32);
@@ -106,7 +106,8 @@ int format_segment_decode(const void *block, struct format_segment *out)
 {
 	const uint8_t *b = block;
 
-	if (!block_is(b, segment_magic) || get32(b + 8) != FORMAT_VERSION)
+	if (!block_is(b, segment_magic) || get32(b + 8) != FORMAT_VERSION || get64(b + 32) > FORMAT_MAX_COUNT ||
+	    get64(b + 40) > FORMAT_MAX_COUNT)
 		return -EBADMSG;
 	*out = (struct format_segment){.id = get32(b + 12), .generation = get64(b + 32), .epoch = get64(b + 40)};
 	memcpy(out->uuid, b + 16, 16);
@@ -265,7 +266,8 @@ int format_record_decode(const void *block, const struct format_super *s, uint32
 	inside = offset - start;
 	if (offset < start || inside < FORMAT_RECORDS || inside % FORMAT_BLOCK || inside >= s->segment_bytes ||
 	    !block_is(b, record_magic) || get32(b + 8) != FORMAT_VERSION || memcmp(b + 16, s->uuid, 16) != 0 ||
-	    get32(b + 32) != segment || get64(b + 48) != offset)
+	    get32(b + 32) != segment || get64(b + 40) > FORMAT_MAX_COUNT || get64(b + 48) != offset ||
+	    get64(b + 56) > FORMAT_MAX_COUNT)
 		return -EBADMSG;
 	uint32_t kind = get32(b + 12);
 	out->bytes = 0;

@@ -232,10 +232,10 @@ int format_summary_entry(const struct format_reader *r, uint32_t i, const struct
 		return -EBADMSG;
 	const uint8_t *b = r->entries + (size_t)i * FORMAT_ENTRY;
 	uint32_t kind = get32(b), name = get32(b + 4);
-	uint64_t at = get64(b + 40), bytes = get64(b + 48);
+	uint64_t at = get64(b + 40), bytes = get64(b + 48), sequence = get64(b + 56);
 	bool object = kind == FORMAT_OBJECT;
 
-	if ((!object && kind != FORMAT_REMOVAL) || (object ? name >= r->nnames : name != 0) ||
+	if (sequence > FORMAT_MAX_COUNT || (!object && kind != FORMAT_REMOVAL) || (object ? name >= r->nnames : name != 0) ||
 	    (object ? bytes == 0 || bytes > SEG_MAX_BYTES : bytes != 0) || at < FORMAT_RECORDS || at % FORMAT_BLOCK ||
 	    at >= super->segment_bytes || format_record_bytes(bytes) > super->segment_bytes - at)
 		return -EBADMSG;
@@ -243,7 +243,7 @@ int format_summary_entry(const struct format_reader *r, uint32_t i, const struct
 				     .name = object ? r->names[name] : 0,
 				     .at = at,
 				     .bytes = bytes,
-				     .sequence = get64(b + 56),
+				     .sequence = sequence,
 				     .crc = get32(b + 64)};
 	memcpy(out->hash.b, b + 8, STORE_HASH_BYTES);
 	return 0;

@@ -336,6 +336,11 @@ static void hostile_fields_are_refused(void **state)
 	assert_int_equal(patched(OBJECT, 128, SEG_MAX_MODEL + 1, 2, r), -EBADMSG);
 	assert_int_equal(patched(OBJECT, 130, SEG_MAX_SALT + 1, 2, r), -EBADMSG);
 	assert_int_equal(patched(OBJECT, 128, SEG_MAX_MODEL, 2, r), 0);
+	assert_int_equal(patched(OBJECT, 56, FORMAT_MAX_COUNT + 1, 8, r), -EBADMSG);
+	assert_int_equal(patched(OBJECT, 40, FORMAT_MAX_COUNT + 1, 8, r), -EBADMSG);
+	assert_int_equal(patched(SEGMENT, 32, FORMAT_MAX_COUNT + 1, 8, r), -EBADMSG);
+	assert_int_equal(patched(SEGMENT, 40, UINT64_MAX, 8, r), -EBADMSG);
+	assert_int_equal(patched(SUPER, 32, UINT64_MAX, 8, r), -EBADMSG);
 	assert_int_equal(patched(REMOVAL, 36, FORMAT_REMOVALS + 1, 4, r), -EBADMSG);
 	assert_int_equal(patched(REMOVAL, 36, 0, 4, r), -EBADMSG);
 	assert_int_equal(patched(REMOVAL, 40, 6, 8, r), 0); /* the generation is for the reader to compare */
