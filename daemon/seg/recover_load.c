@@ -36,7 +36,7 @@ void recover_object(struct recovery *r, uint32_t segment, const struct format_en
 	    (r->removed.n && removed_after(&r->removed, seg_name_digest(s->names, e->name), &e->hash, e->sequence)))
 		return;
 	if (seg_enter(s, &key, format_segment_at(&s->super, segment) + e->at, e->bytes, e->crc, e->sequence))
-		s->n.recovered_objects++;
+		r->objects++;
 }
 
 void recover_keys(struct recovery *r, uint32_t segment, const struct format_record *removal)
@@ -59,12 +59,10 @@ static void removal_done(struct disk_io *io)
 {
 	struct removal *m = io->owner;
 	struct recovery *r = m->r;
-	/* The scan has no payload of its own passing by while this runs to its end, but its record may be in use: not that one. */
-	static _Thread_local struct format_record record;
 
-	if (io->result == 0 && format_record_decode(io->buf, &r->s->super, m->segment, io->offset, &record) == 0 &&
-	    record.kind == FORMAT_REMOVAL && record.generation == m->generation)
-		recover_keys(r, m->segment, &record);
+	if (io->result == 0 && format_record_decode(io->buf, &r->s->super, m->segment, io->offset, r->keys) == 0 &&
+	    r->keys->kind == FORMAT_REMOVAL && r->keys->generation == m->generation)
+		recover_keys(r, m->segment, r->keys);
 	else
 		r->torn++;
 	r->removal_busy &= ~(1ull << (m - r->removal));
@@ -182,7 +180,7 @@ static void take_loads(struct recovery *r)
 			l->opened = true;
 			if (!take_entries(r, l, &budget))
 				return;
-			r->s->n.recovered_segments++;
+			r->segments++;
 		}
 		r->ring_tail += l->taken;
 		r->load_tail++;
@@ -242,18 +240,29 @@ static void finish(struct seg *s)
 	recover_destroy(r);
 }
 
+static void publish(struct seg *s, const struct recovery *r)
+{
+	lk_lock(&s->lk);
+	s->n.recovered_objects = r->objects;
+	s->n.recovered_segments = r->segments;
+	s->n.scanned_segments = r->scanned;
+	s->n.recovery_ns = disk_now(s->disk) - r->started_ns;
+	lk_unlock(&s->lk);
+}
+
 bool recover_step(struct seg *s)
 {
 	struct recovery *r = s->recovery;
 
 	take_loads(r);
 	start_loads(r);
-	s->n.recovery_ns = disk_now(s->disk) - r->started_ns;
+	publish(s, r);
 	/* The scan reads whole segments: it would take the device's time from the summaries, which bring far more for each byte. */
 	if (r->next < r->norder || r->load_tail != r->load_head)
 		return false;
 	if (scan_turn(r) || r->removal_busy)
 		return false;
+	publish(s, r);
 	finish(s);
 	return true;
 }

@@ -18,11 +18,13 @@
 int scan_create(struct recovery *r)
 {
 	r->scan.record = mem_calloc(1, sizeof(*r->scan.record));
-	return r->scan.record ? 0 : -ENOMEM;
+	r->keys = mem_calloc(1, sizeof(*r->keys));
+	return r->scan.record && r->keys ? 0 : -ENOMEM;
 }
 
 void scan_destroy(struct recovery *r)
 {
+	mem_free(r->keys);
 	mem_free(r->scan.record);
 	mem_free(r->scan.summary);
 }
@@ -208,23 +210,29 @@ static void start(struct recovery *r)
 		format_summary_start(sc->summary, max, r->s->names);
 }
 
+static void set_state(struct recovery *r, enum segment_state state)
+{
+	lk_lock(&r->s->lk);
+	recover_segment(r, r->scan.segment)->state = state;
+	lk_unlock(&r->s->lk);
+}
+
 static void end(struct recovery *r)
 {
 	struct scan *sc = &r->scan;
 
 	sc->active = false;
 	r->scanned++;
-	r->s->n.scanned_segments++;
-	r->s->n.recovered_segments++;
+	r->segments++;
 	if (sc->sealed)
 		return;
 	if (sc->records == 0) {
-		recover_segment(r, sc->segment)->state = SEGMENT_FREE;
+		set_state(r, SEGMENT_FREE);
 	} else if (sc->summary) {
 		r->adopted[r->nadopted++] = (struct adopted){sc->segment, sc->summary, sc->end};
 		sc->summary = NULL;
 	} else {
-		recover_segment(r, sc->segment)->state = SEGMENT_SEALED;
+		set_state(r, SEGMENT_SEALED);
 	}
 	mem_free(sc->summary);
 	sc->summary = NULL;
