@@ -44,8 +44,7 @@ uint32_t disk_step(const struct disk_facts *facts, uint32_t sub_bytes, uint64_t 
 	return n;
 }
 
-/* Fills what both ways of opening share. The fixed table is taken over. */
-static int make_disk(const struct disk_conf *conf, const struct disk_facts *facts, struct disk **out, struct why *why)
+int disk_make(const struct disk_conf *conf, const struct disk_facts *facts, struct disk **out, struct why *why)
 {
 	struct disk *d = mem_calloc(1, sizeof *d);
 	uint32_t subs;
@@ -69,7 +68,7 @@ static int make_disk(const struct disk_conf *conf, const struct disk_facts *fact
 	return 0;
 }
 
-static void free_disk(struct disk *d)
+void disk_free(struct disk *d)
 {
 	mem_free(d->subs);
 	mem_free(d->fixed);
@@ -80,14 +79,14 @@ int disk_open_engine(const struct disk_conf *conf, const struct disk_facts *fact
 		     void *engine, struct disk **out, struct why *why)
 {
 	struct disk *d = NULL;
-	int rc = make_disk(conf, facts, &d, why);
+	int rc = disk_make(conf, facts, &d, why);
 
 	*out = NULL;
 	if (!rc)
 		rc = disk_fixed_make(conf, facts, d->sub_bytes, &d->fixed, &d->nfixed, why);
 	if (rc) {
 		if (d)
-			free_disk(d);
+			disk_free(d);
 		ops->close(engine, false);
 		return rc;
 	}
@@ -212,7 +211,7 @@ uint32_t disk_close(struct disk *d, uint32_t wait_ms)
 	d->ops->close(d->engine, leak);
 	if (leak && !d->ops->forgets)
 		d->subs = NULL; /* threads that hang still write their results there */
-	free_disk(d);
+	disk_free(d);
 	return left;
 }
 

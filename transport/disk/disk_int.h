@@ -67,7 +67,9 @@ struct disk {
 	} n;
 };
 
-/* disk.c */
+/* disk.c: a disk without an engine or fixed buffers. */
+int disk_make(const struct disk_conf *conf, const struct disk_facts *facts, struct disk **out, struct why *why);
+void disk_free(struct disk *d);
 void disk_attach(struct disk *d, const struct disk_engine_ops *ops, void *engine);
 /* Longest sub-IO that is one request of the device, from pages of this size. */
 uint32_t disk_step(const struct disk_facts *facts, uint32_t sub_bytes, uint64_t page_bytes);

@@ -182,7 +182,6 @@ static void started(struct disk *d, struct disk_sub *s, uint64_t now)
 		s->io->started_ns = now;
 	if (!s->started_ns)
 		s->started_ns = now;
-	s->next = NULL;
 	s->older = d->newest;
 	s->newer = NULL;
 	if (d->newest)

@@ -1,0 +1,50 @@
+/* engines.h - inside transport/disk: the engines that drive a real descriptor, and the counters of the kernel's slow paths. */
+#ifndef TRANSPORT_DISK_ENGINES_H
+#define TRANSPORT_DISK_ENGINES_H
+
+#include "transport/disk/disk_int.h"
+
+/* ---- trace.c: tracepoints of this thread and of the threads it starts from then on -------------------------------------- */
+
+struct disk_trace {
+	_Atomic int punts, splits; /* perf descriptors, -1 = none */
+};
+
+void trace_init(struct disk_trace *t);
+/* Counts, from now on: block:block_split, and with `ring` io_uring:io_uring_queue_async_work of reads and writes (an fsync is
+ * always handed to a kernel thread; that is no fault). Both or none; false: not permitted, or no tracefs. */
+bool trace_open(struct disk_trace *t, bool ring);
+void trace_close(struct disk_trace *t);
+/* Any thread. False: nothing is counted. */
+bool trace_read(struct disk_trace *t, uint64_t *punts, uint64_t *splits);
+
+/* ---- the engines --------------------------------------------------------------------------------------------------------- */
+
+struct engine_conf {
+	int fd; /* the engine's on success */
+	bool block, write, can_discard, trace;
+	uint32_t sub_ios; /* held at once, at most */
+	uint32_t threads;
+	const struct disk_fixed *fixed; /* to be registered */
+	uint32_t nfixed;
+};
+
+/* *registered: whether fixed buffers are; where they are not, `soft` says why. Fails where io_uring cannot be used at all. */
+int uring_create(const struct engine_conf *conf, void **out, bool *registered, struct why *soft, struct why *why);
+extern const struct disk_engine_ops uring_ops;
+
+int threads_create(const struct engine_conf *conf, void **out, struct why *why);
+extern const struct disk_engine_ops threads_ops;
+
+/* sysfs.c: a partition's folder becomes that of the whole disk. */
+void disk_whole(char *dir);
+/* The path of the first entry of a folder by name; `out` may be `dir`. */
+bool disk_first_entry(const char *dir, char *out, size_t cap);
+
+/* facts.c: completes what disk_probe found by what the open descriptor says, and refuses what cannot be driven at DISK_ALIGN. */
+int disk_facts_of_fd(int fd, struct disk_facts *facts, struct why *why);
+
+/* open.c: gives up the lock, too, whoever else still holds the file. */
+void disk_close_fd(int fd);
+
+#endif
