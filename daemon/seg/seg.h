@@ -127,6 +127,7 @@ struct seg_op {
 	void (*done)(struct seg_op *op);
 	void *owner;
 	/* the store's own */
+	struct seg *store;
 	struct seg_op *next;
 	struct disk_io io, head;
 	uint32_t segment, slot, parts, crc_left, crc;

@@ -73,7 +73,7 @@ struct seg {
 	struct seg_index ix;
 	struct segment *segment;       /* super.segments of them; made by recover_open, freed by seg_close */
 	uint64_t sequence, generation; /* highest used */
-	bool recovered, closing, read_only;
+	bool recovered, closing, read_only, write_through;
 	struct recovery *recovery;
 	struct writer *writer;
 	struct evictor *evictor;
@@ -120,22 +120,56 @@ int recover_start(struct seg *s);
 bool recover_step(struct seg *s);
 void recover_destroy(struct recovery *r);
 
-/* ---- write.c, evict.c ------------------------------------------------------------------------------------------------------ */
+/* ---- seg.c ---------------------------------------------------------------------------------------------------------------- */
 
-int writer_create(struct seg *s, struct why *why);
+/* Callbacks of the disk change state only; what follows from it is started by the steps. */
+void seg_finish(struct seg *s, struct seg_op *op, int result);
+void seg_read(struct seg *s, struct seg_op *op);
+/* Under the lock for a moment: *counter (of s->n) changes by `by`. */
+void seg_count(struct seg *s, uint64_t *counter, uint64_t by);
+void seg_give_up(struct seg *s, uint32_t segment, const char *because);
+
+/* ---- write.c, commit.c ----------------------------------------------------------------------------------------------------- */
+
+/* Use of conf.memory. */
+#define SEG_BLOCKS_AT  0u         /* heads of records, headers, seals, superblocks */
+#define SEG_SUMMARY_AT (2u << 20) /* FORMAT_MAX_SUMMARY */
+#define SEG_BOUNCE_AT  (6u << 20) /* records on the move */
+
+int writer_create(struct seg *s);
 void writer_destroy(struct writer *w);
 void writer_submit(struct seg *s, struct seg_op *op); /* WRITE, REMOVE, CLEAR, FLUSH */
 void writer_step(struct seg *s);                      /* timers, waiting operations */
 bool writer_idle(const struct seg *s);
+void writer_cancel(struct seg *s);            /* what waits ends with -ECANCELED */
+uint64_t writer_due(const struct seg *s);     /* ns until a timer wants a turn; UINT64_MAX: none */
+bool writer_in_need(const struct seg *s);     /* something waits for a clean segment or an entry */
+bool writer_clearing(const struct seg *s);    /* eviction must come to rest */
+uint64_t writer_written(const struct seg *s); /* a mark for writer_durable: all writes that are done */
+bool writer_durable(const struct seg *s, uint64_t mark);
+void writer_check(struct seg *s);
 /* Seals a segment that recovery found open: entries are in the index already. Takes `summary` over (mem_free). `end`: behind the last
  * record, from the segment's start. Called from recover_step, in its last turn. */
 void writer_adopt(struct seg *s, uint32_t segment, struct format_summary *summary, uint64_t end);
-/* Appends a record on behalf of eviction; the payload is in `op->mem`. */
+/* Appends a record on behalf of eviction; the payload is in `op->mem`, op->sequence is that of the old record. Ends with -ENOENT when
+ * that does not count any more, with -ENOSPC rather than wait for a segment. */
 void writer_again(struct seg *s, struct seg_op *op);
+/* Writes a removal of these (at most FORMAT_REMOVALS) once more; evictor_carried is called. False: no room. */
+bool writer_carry(struct seg *s, const struct seg_key *keys, uint32_t n);
+/* A write of this key is under way. */
+bool writer_has(const struct seg *s, const struct seg_key *key);
+
+/* ---- evict.c --------------------------------------------------------------------------------------------------------------- */
 
 int evictor_create(struct seg *s);
 void evictor_destroy(struct evictor *e);
+void evictor_start(struct seg *s); /* recovery is complete: which segments are free */
 void evictor_step(struct seg *s);
+bool evictor_idle(const struct seg *s);             /* no IO of its own under way */
+void evictor_reset(struct seg *s);                  /* everything was forgotten: all segments are free */
+void evictor_free(struct seg *s, uint32_t segment); /* it holds nothing: clean from now on */
+void evictor_carried(struct seg *s, int result);
+void evictor_check(struct seg *s);
 /* A clean segment, or UINT32_MAX (then one is being made, if any can). */
 uint32_t evictor_take(struct seg *s);
 
