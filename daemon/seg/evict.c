@@ -221,7 +221,7 @@ static uint64_t worth(const struct seg *s, const struct segment *g, const struct
  * in a free one counts: it is on the medium until somebody writes over it. */
 static bool must_carry(const struct segment *g, const struct ages *a)
 {
-	return g->removals && g->generation > a->oldest;
+	return g->removed && g->generation > a->oldest;
 }
 
 static uint32_t choose(struct evictor *e)
@@ -410,7 +410,7 @@ static void begin(struct evictor *e)
 	e->uses = copy && e->budget ? 3 : 0;
 	e->nkeys = 0;
 	/* Nothing of it may be overwritten before what took its place is durable. */
-	e->moved = copy || g->removals;
+	e->moved = copy || g->removed;
 	e->carried = false;
 	e->step = EVICT_COPY;
 }

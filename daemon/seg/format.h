@@ -37,8 +37,9 @@
 #define FORMAT_MIN_SEGMENT  (64u << 10)
 #define FORMAT_MAX_SEGMENT  (1u << 30)
 #define FORMAT_MAX_BYTES    (1ull << 44) /* the index counts blocks in 32 bits */
-#define FORMAT_MAX_COUNT       (1ull << 62)         /* of epochs, generations, sequence numbers: counting on from what was read never wraps */
-#define FORMAT_MAX_SUMMARY  (4u << 20)   /* a segment that would need more is full: recovery reads summaries whole */
+#define FORMAT_MAX_COUNT \
+	(1ull << 62) /* of epochs, generations, sequence numbers: counting on from what was read never wraps */
+#define FORMAT_MAX_SUMMARY (4u << 20) /* a segment that would need more is full: recovery reads summaries whole */
 
 struct format_super {
 	uint8_t uuid[16];

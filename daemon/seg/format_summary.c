@@ -235,9 +235,10 @@ int format_summary_entry(const struct format_reader *r, uint32_t i, const struct
 	uint64_t at = get64(b + 40), bytes = get64(b + 48), sequence = get64(b + 56);
 	bool object = kind == FORMAT_OBJECT;
 
-	if (sequence > FORMAT_MAX_COUNT || (!object && kind != FORMAT_REMOVAL) || (object ? name >= r->nnames : name != 0) ||
-	    (object ? bytes == 0 || bytes > SEG_MAX_BYTES : bytes != 0) || at < FORMAT_RECORDS || at % FORMAT_BLOCK ||
-	    at >= super->segment_bytes || format_record_bytes(bytes) > super->segment_bytes - at)
+	if (sequence > FORMAT_MAX_COUNT || (!object && kind != FORMAT_REMOVAL) ||
+	    (object ? name >= r->nnames : name != 0) || (object ? bytes == 0 || bytes > SEG_MAX_BYTES : bytes != 0) ||
+	    at < FORMAT_RECORDS || at % FORMAT_BLOCK || at >= super->segment_bytes ||
+	    format_record_bytes(bytes) > super->segment_bytes - at)
 		return -EBADMSG;
 	*out = (struct format_entry){.kind = (enum format_kind)kind,
 				     .name = object ? r->names[name] : 0,

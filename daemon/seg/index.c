@@ -172,7 +172,7 @@ static void kill_entry(struct seg *s, uint32_t id)
 	*at = e->chain;
 	e->chain = 0;
 	if (e->flags & ENTRY_REMOVED) {
-		g->removals--;
+		g->removed--;
 	} else {
 		g->live--;
 		g->live_bytes -= record;
@@ -234,7 +234,7 @@ static bool enter(struct seg *s, const struct seg_key *key, const struct entry *
 	e = &s->ix.e[id];
 	e->flags = as->flags;
 	if (as->flags & ENTRY_REMOVED) {
-		g->removals++;
+		g->removed++;
 		return true;
 	}
 	e->bytes = as->bytes;
@@ -424,7 +424,7 @@ static void check_segment(struct seg *s, uint32_t number, struct seg_stats *sum,
 		heat += format_record_bytes(e->bytes) * e->uses;
 		sum->object_bytes += e->bytes;
 	}
-	check(live == g->live && live_bytes == g->live_bytes && removals == g->removals && heat == g->heat);
+	check(live == g->live && live_bytes == g->live_bytes && removals == g->removed && heat == g->heat);
 	check(live_bytes <= s->super.segment_bytes - FORMAT_RECORDS);
 	check(g->state != SEGMENT_FREE || !g->first);
 	sum->objects += live;

@@ -29,6 +29,7 @@ int super_find(super_read read, void *ctx, uint64_t device_bytes, void *block, s
 
 struct removed_slot {
 	uint64_t key, sequence; /* key 0 = empty; two keys that mix alike cost an object, no more */
+	uint64_t offset;        /* of the removal's record on the device */
 };
 struct removed {
 	struct removed_slot *slot;
@@ -36,9 +37,11 @@ struct removed {
 };
 #define REMOVED_MAX (1u << 20)
 
-void removed_add(struct removed *t, const uint8_t *name, const struct store_hash *hash, uint64_t sequence);
-/* True when the key was removed after `sequence`. */
-bool removed_after(const struct removed *t, const uint8_t *name, const struct store_hash *hash, uint64_t sequence);
+void removed_add(struct removed *t, const uint8_t *name, const struct store_hash *hash, uint64_t sequence,
+		 uint64_t offset);
+/* The removal, when the key was removed after `sequence`; else NULL. */
+const struct removed_slot *removed_after(const struct removed *t, const uint8_t *name, const struct store_hash *hash,
+					 uint64_t sequence);
 void removed_free(struct removed *t);
 
 /* ---- recovery ------------------------------------------------------------------------------------------------------------ */

@@ -31,10 +31,18 @@ void recover_object(struct recovery *r, uint32_t segment, const struct format_en
 	struct seg *s = r->s;
 	const struct seg_key key = {.name = e->name, .hash = e->hash};
 
+	const struct removed_slot *removed = NULL;
+
 	saw(r, segment, e->sequence);
-	if (e->name == 0 ||
-	    (r->removed.n && removed_after(&r->removed, seg_name_digest(s->names, e->name), &e->hash, e->sequence)))
+	if (e->name == 0)
 		return;
+	if (r->removed.n)
+		removed = removed_after(&r->removed, seg_name_digest(s->names, e->name), &e->hash, e->sequence);
+	if (removed) {
+		/* The removal has work to do for as long as this record is there. */
+		seg_enter_removal(s, &key, removed->offset, removed->sequence);
+		return;
+	}
 	if (seg_enter(s, &key, format_segment_at(&s->super, segment) + e->at, e->bytes, e->crc, e->sequence))
 		r->objects++;
 }
@@ -47,9 +55,9 @@ void recover_keys(struct recovery *r, uint32_t segment, const struct format_reco
 		struct seg_key key = {.name = seg_name_by_digest(r->s->names, removal->removed[i].name),
 				      .hash = removal->removed[i].hash};
 
-		removed_add(&r->removed, removal->removed[i].name, &key.hash, removal->sequence);
-		if (key.name)
-			seg_forget(r->s, &key, removal->sequence);
+		removed_add(&r->removed, removal->removed[i].name, &key.hash, removal->sequence, removal->offset);
+		if (key.name && seg_forget(r->s, &key, removal->sequence))
+			seg_enter_removal(r->s, &key, removal->offset, removal->sequence);
 	}
 }
 

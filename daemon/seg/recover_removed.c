@@ -46,7 +46,8 @@ static bool make_room(struct removed *t)
 	return true;
 }
 
-void removed_add(struct removed *t, const uint8_t *name, const struct store_hash *hash, uint64_t sequence)
+void removed_add(struct removed *t, const uint8_t *name, const struct store_hash *hash, uint64_t sequence,
+		 uint64_t offset)
 {
 	uint64_t key = key_of(name, hash);
 	bool room = make_room(t);
@@ -58,13 +59,18 @@ void removed_add(struct removed *t, const uint8_t *name, const struct store_hash
 	}
 	t->n += !at->key;
 	at->key = key;
-	if (sequence > at->sequence)
+	if (sequence > at->sequence) {
 		at->sequence = sequence;
+		at->offset = offset;
+	}
 }
 
-bool removed_after(const struct removed *t, const uint8_t *name, const struct store_hash *hash, uint64_t sequence)
+const struct removed_slot *removed_after(const struct removed *t, const uint8_t *name, const struct store_hash *hash,
+					 uint64_t sequence)
 {
-	return t->n && find(t, key_of(name, hash))->sequence > sequence;
+	const struct removed_slot *at = t->n ? find(t, key_of(name, hash)) : NULL;
+
+	return at && at->sequence > sequence ? at : NULL;
 }
 
 void removed_free(struct removed *t)

@@ -44,7 +44,8 @@ struct segment {
 	uint32_t live, bad;  /* entries; records found bad */
 	uint32_t readers;    /* reads in flight: reuse waits */
 	uint32_t first;      /* entry list: objects, removals, dead ones */
-	uint32_t removals;   /* ENTRY_REMOVED entries of it */
+	uint32_t removals;   /* removal records in it */
+	uint32_t removed;    /* ENTRY_REMOVED entries of it */
 	uint64_t heat;       /* sum of live record bytes times uses */
 };
 

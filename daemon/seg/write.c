@@ -159,6 +159,7 @@ static void open_stream(struct writer *w)
 	format_summary_start(st->summary, w->max_records, s->names);
 	s->segment[id].generation = st->generation;
 	s->segment[id].sequence = 0;
+	s->segment[id].removals = 0;
 	seg_set_state(s, id, SEGMENT_OPEN);
 	send_header(w, st);
 }
@@ -422,6 +423,7 @@ static struct slot *send_removal(struct writer *w, const struct seg_key *keys, u
 		return NULL;
 	encode_removal(w, st, keys, n);
 	slot = take_slot(w, st, FORMAT_BLOCK);
+	w->s->segment[st->segment].removals++;
 	format_record_encode(&w->record, slot->block);
 	slot->io = (struct disk_io){.op = DISK_WRITE,
 				    .offset = w->record.offset,

@@ -66,6 +66,13 @@ bool seg_forget(struct seg *s, const struct seg_key *key, uint64_t sequence)
 	return true;
 }
 
+bool seg_enter_removal(struct seg *s, const struct seg_key *key, uint64_t device_offset, uint64_t sequence)
+{
+	(void)device_offset;
+	seg_forget(s, key, sequence);
+	return true;
+}
+
 void writer_adopt(struct seg *s, uint32_t segment, struct format_summary *summary, uint64_t end)
 {
 	struct rig *g = (struct rig *)s;

@@ -559,7 +559,7 @@ static void removals_in_mind(void **state)
 	for (uint64_t k = 0; k < REMOVED_MAX; k++) {
 		struct store_hash h = image_hash(k);
 
-		removed_add(&t, name, &h, k + 10);
+		removed_add(&t, name, &h, k + 10, 0);
 	}
 	assert_true(t.dropped > 0 && t.n == REMOVED_MAX - t.dropped && t.n >= REMOVED_MAX / 2);
 	for (uint64_t k = 0; k < t.n; k++) {
@@ -571,7 +571,7 @@ static void removals_in_mind(void **state)
 	removed_free(&t);
 	mem_fail_at(1);
 	struct store_hash h = image_hash(1);
-	removed_add(&t, name, &h, 1);
+	removed_add(&t, name, &h, 1, 0);
 	mem_fail_at(0);
 	assert_int_equal(t.dropped, 1);
 	assert_false(removed_after(&t, name, &h, 0));
