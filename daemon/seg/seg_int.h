@@ -2,7 +2,8 @@
  *
  *   format*.c   bytes of the medium                     seg_tool.c  format, probe, verify
  *   index.c     key -> entry, entries of a segment      recover.c   from the medium to index and segment table
- *   seg.c       life, turn of the owner thread, reads   write.c     open segments, records, seal, group commit, removals
+ *   seg.c       life, turn of the owner thread, reads   write.c     open segments, records (remove.c: removals)
+ *                                                       commit.c    seal, group commit, clear
  *   evict.c     which segment goes, writing records again, discard
  */
 #ifndef DAEMON_SEG_SEG_INT_H

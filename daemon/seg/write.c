@@ -84,9 +84,9 @@ static void fail_waiting(struct writer *w, int result)
 	}
 }
 
-static int write_error(int result)
+int write_error(int result)
 {
-	return result == -ENOSPC ? -EIO : result; /* -ENOSPC says dropped */
+	return result == -ENOSPC ? -EIO : result;
 }
 
 /* Records follow only when the header is there: what counts as written must be found by recovery. */
@@ -170,8 +170,7 @@ static bool fits(const struct writer *w, const struct stream *st, uint64_t recor
 	return st->end + record + format_summary_need(st->summary) + FORMAT_BLOCK <= w->s->super.segment_bytes;
 }
 
-/* Where the next record goes. NULL: not now. */
-static struct stream *stream_for(struct writer *w, struct format_entry *e, uint64_t record)
+struct stream *write_stream(struct writer *w, struct format_entry *e, uint64_t record)
 {
 	struct stream *st = w->open;
 
@@ -214,7 +213,7 @@ bool writer_has(const struct seg *s, const struct seg_key *key)
 	return false;
 }
 
-static struct slot *take_slot(struct writer *w, struct stream *st, uint64_t record)
+struct slot *write_take_slot(struct writer *w, struct stream *st, uint64_t record)
 {
 	struct slot *slot = &w->slot[w->free_slot[--w->nfree]];
 
@@ -227,8 +226,7 @@ static struct slot *take_slot(struct writer *w, struct stream *st, uint64_t reco
 	return slot;
 }
 
-/* Acknowledgement and visibility wait for all of a record. */
-static void put_slot(struct slot *slot, int result, uint64_t bytes)
+void write_put_slot(struct slot *slot, int result, uint64_t bytes)
 {
 	struct writer *w = slot->w;
 	struct stream *st = slot->stream;
@@ -261,7 +259,7 @@ static void object_done(struct disk_io *io)
 		op->result = io->result;
 	if (--op->parts)
 		return;
-	put_slot(&w->slot[op->slot], op->result, format_record_bytes(op->bytes));
+	write_put_slot(&w->slot[op->slot], op->result, format_record_bytes(op->bytes));
 	if (op->result) {
 		seg_finish(s, op, write_error(op->result));
 		return;
@@ -305,7 +303,7 @@ static void send_object(struct writer *w, struct seg_op *op, struct stream *st, 
 	op->segment = st->segment;
 	op->offset = format_segment_at(&w->s->super, st->segment) + st->end;
 	op->sequence = ++w->s->sequence;
-	slot = take_slot(w, st, record);
+	slot = write_take_slot(w, st, record);
 	slot->ops = op;
 	op->slot = (uint32_t)(slot - w->slot);
 	w->tag[op->slot] = tag_of(&op->key);
@@ -328,8 +326,7 @@ static void send_object(struct writer *w, struct seg_op *op, struct stream *st, 
 	disk_submit(w->s->disk, &op->io);
 }
 
-/* An entry for each record that is under way must be there when it is done. */
-static bool index_room(struct writer *w, uint32_t n)
+bool write_index_room(struct writer *w, uint32_t n)
 {
 	const struct seg_index *ix = &w->s->ix;
 	uint64_t used = (uint64_t)ix->used + (WRITE_SLOTS - w->nfree) + n;
@@ -362,116 +359,17 @@ static bool start_write(struct writer *w, struct seg_op *op)
 		seg_finish(s, op, op->inner ? -ENOENT : -EEXIST);
 		return true;
 	}
-	if (!w->nfree || !index_room(w, 1))
+	if (!w->nfree || !write_index_room(w, 1))
 		return false;
 	if (!op->sums[0])
 		crc32c_blocks(op->mem, op->bytes, op->sums);
 	op->crc = crc32c_join(op->sums, op->bytes);
 	e.crc = op->crc;
 	e.sequence = s->sequence + 1;
-	st = stream_for(w, &e, record);
+	st = write_stream(w, &e, record);
 	if (st)
 		send_object(w, op, st, record);
 	return st;
-}
-
-/* ---- removals --------------------------------------------------------------------------------------------------------------- */
-
-static void removal_done(struct disk_io *io)
-{
-	struct slot *slot = io->owner;
-	struct seg *s = slot->w->s;
-	struct seg_op *op = slot->ops, *next;
-	bool carried = !op;
-
-	put_slot(slot, io->result, FORMAT_BLOCK);
-	for (; op; op = next) {
-		next = op->next;
-		seg_finish(s, op, write_error(io->result));
-	}
-	if (carried)
-		evictor_carried(s, io->result);
-}
-
-static void encode_removal(struct writer *w, const struct stream *st, const struct seg_key *keys, uint32_t n)
-{
-	struct format_record *r = &w->record;
-
-	memcpy(r->uuid, w->s->super.uuid, sizeof(r->uuid));
-	r->kind = FORMAT_REMOVAL;
-	r->segment = st->segment;
-	r->generation = st->generation;
-	r->offset = format_segment_at(&w->s->super, st->segment) + st->end;
-	r->sequence = ++w->s->sequence;
-	r->bytes = 0;
-	r->nremoved = n;
-	for (uint32_t i = 0; i < n; i++) {
-		memcpy(r->removed[i].name, seg_name_digest(w->s->names, keys[i].name), SEG_DIGEST);
-		r->removed[i].hash = keys[i].hash;
-		seg_enter_removal(w->s, &keys[i], r->offset, r->sequence);
-	}
-}
-
-/* One record that removes these. NULL: not now. */
-static struct slot *send_removal(struct writer *w, const struct seg_key *keys, uint32_t n)
-{
-	struct format_entry e = {.kind = FORMAT_REMOVAL, .sequence = w->s->sequence + 1};
-	struct stream *st = w->nfree && index_room(w, n) ? stream_for(w, &e, FORMAT_BLOCK) : NULL;
-	struct slot *slot;
-
-	if (!st)
-		return NULL;
-	encode_removal(w, st, keys, n);
-	slot = take_slot(w, st, FORMAT_BLOCK);
-	w->s->segment[st->segment].removals++;
-	format_record_encode(&w->record, slot->block);
-	slot->io = (struct disk_io){.op = DISK_WRITE,
-				    .offset = w->record.offset,
-				    .bytes = FORMAT_BLOCK,
-				    .buf = slot->block,
-				    .done = removal_done,
-				    .owner = slot};
-	disk_submit(w->s->disk, &slot->io);
-	return slot;
-}
-
-bool writer_carry(struct seg *s, const struct seg_key *keys, uint32_t n)
-{
-	return send_removal(s->writer, keys, n) != NULL;
-}
-
-static bool known(const struct seg *s, const struct seg_op *op)
-{
-	return seg_index_find(&s->ix, &op->key) || writer_has(s, &op->key);
-}
-
-/* All removals at the head of the queue go into one record. */
-static bool start_removals(struct writer *w)
-{
-	struct seg *s = w->s;
-	struct seg_key keys[FORMAT_REMOVALS];
-	struct slot *slot;
-	struct seg_op *op = w->waiting.first;
-	uint32_t n = 0;
-
-	if (!known(s, op)) {
-		seg_count(s, &s->n.queued, (uint64_t)-1);
-		seg_finish(s, queue_take(&w->waiting), -ENOENT);
-		return true;
-	}
-	for (; op && op->kind == SEG_REMOVE && n < FORMAT_REMOVALS && known(s, op); op = op->next)
-		keys[n++] = op->key;
-	slot = send_removal(w, keys, n);
-	if (!slot)
-		return false;
-	seg_count(s, &s->n.queued, 0 - (uint64_t)n);
-	seg_count(s, &s->n.removed, n);
-	for (struct seg_op **end = &slot->ops; n; n--) {
-		*end = queue_take(&w->waiting);
-		(*end)->next = NULL;
-		end = &(*end)->next;
-	}
-	return true;
 }
 
 /* ---- queues ----------------------------------------------------------------------------------------------------------------- */
@@ -530,7 +428,7 @@ static bool start_first(struct writer *w)
 	struct seg_op *op = w->waiting.first;
 
 	if (op->kind == SEG_REMOVE)
-		return start_removals(w);
+		return removals_start(w);
 	queue_take(&w->waiting);
 	if (op->kind == SEG_CLEAR) {
 		commit_clear(w, op);

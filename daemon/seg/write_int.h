@@ -1,4 +1,4 @@
-/* write_int.h - what write.c (records) and commit.c (flush, seal, clear) share. */
+/* write_int.h - what write.c (records), remove.c (removals) and commit.c (flush, seal, clear) share. */
 #ifndef DAEMON_SEG_WRITE_INT_H
 #define DAEMON_SEG_WRITE_INT_H
 
@@ -109,6 +109,19 @@ static inline void queue_put_back(struct queue *q, struct seg_op *op)
 uint32_t write_in_flight(const struct writer *w); /* records and headers */
 /* A block of conf.memory, zeroed by its encoder. */
 uint8_t *write_block(const struct seg *s, uint32_t i);
+
+/* Where the next record goes, entered into its segment's summary (e->at is filled in). NULL: not now. */
+struct stream *write_stream(struct writer *w, struct format_entry *e, uint64_t record);
+/* Takes the space of a record that write_stream gave, and one of the slots (w->nfree). */
+struct slot *write_take_slot(struct writer *w, struct stream *st, uint64_t record);
+/* The record is done: acknowledgement and visibility wait for all of it. */
+void write_put_slot(struct slot *slot, int result, uint64_t bytes);
+/* An entry for each record that is under way must be there when it is done. */
+bool write_index_room(struct writer *w, uint32_t n);
+int write_error(int result); /* -ENOSPC of a device: ours says that a write was dropped */
+
+/* remove.c: the removals at the head of the queue; false: they have to wait. */
+bool removals_start(struct writer *w);
 
 /* commit.c */
 void commit_written(struct writer *w, uint64_t bytes); /* a write of so many bytes is done */
