@@ -89,6 +89,11 @@ int format_super_decode(const void *block, uint32_t copy, struct format_super *o
 	return 0;
 }
 
+uint32_t format_super_version(const void *block)
+{
+	return block_is(block, super_magic) ? get32((const uint8_t *)block + 8) : 0;
+}
+
 /* ---- segment header and seal ---------------------------------------------------------------------------------------- */
 
 void format_segment_encode(const struct format_segment *s, void *block)

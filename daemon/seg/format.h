@@ -108,6 +108,8 @@ uint64_t format_summary_bytes(uint32_t records, uint32_t names, uint64_t text);
 /* Each fills one block of FORMAT_BLOCK bytes. */
 void format_super_encode(const struct format_super *s, uint32_t copy, void *block);
 int format_super_decode(const void *block, uint32_t copy, struct format_super *out);
+/* The version of a whole superblock of any version; 0: it is none. */
+uint32_t format_super_version(const void *block);
 void format_segment_encode(const struct format_segment *s, void *block);
 int format_segment_decode(const void *block, struct format_segment *out);
 void format_seal_encode(const struct format_seal *s, void *block);

@@ -18,8 +18,9 @@ struct super_found {
 	struct format_super super; /* the one that counts */
 	uint32_t good;             /* how many copies say the same */
 	bool is_good[FORMAT_SUPERS];
-	bool agreed;     /* two at least */
-	uint64_t newest; /* highest epoch that any copy of this store has */
+	bool agreed;            /* two at least */
+	uint64_t newest;        /* highest epoch that any copy of this store has */
+	uint32_t other_version; /* with -EPROTONOSUPPORT: which */
 };
 
 /* `block`: FORMAT_BLOCK bytes to read into. 0; -ENOENT: no store; -EPROTONOSUPPORT: one of another version; -EIO: nothing could be read. */

@@ -20,7 +20,8 @@ struct finder {
 	void *ctx, *block;
 	struct found found[FOUND_MAX];
 	uint32_t n;
-	bool any_read, other_version;
+	bool any_read;
+	uint32_t other_version;
 };
 
 static bool same(const struct format_super *a, const struct format_super *b)
@@ -38,7 +39,7 @@ static bool look(struct finder *f, uint32_t copy, uint64_t offset)
 	f->any_read = true;
 	int rc = format_super_decode(f->block, copy, &s);
 	if (rc == -EPROTONOSUPPORT)
-		f->other_version = true;
+		f->other_version = format_super_version(f->block);
 	if (rc || format_super_at(&s, copy) != offset || f->n == FOUND_MAX)
 		return false;
 	f->found[f->n++] = (struct found){copy, s};
@@ -122,6 +123,7 @@ int super_find(super_read read, void *ctx, uint64_t device_bytes, void *block, s
 			if (!seen(&f, copy, &s) && format_super_at(&s, copy) <= device_bytes - FORMAT_BLOCK)
 				look(&f, copy, format_super_at(&s, copy));
 		}
+	*out = (struct super_found){.other_version = f.other_version};
 	if (f.n == 0)
 		return f.other_version ? -EPROTONOSUPPORT : f.any_read ? -ENOENT : -EIO;
 	choose(&f, out);

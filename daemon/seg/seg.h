@@ -58,6 +58,8 @@ struct seg_info {
 	uint64_t epoch, bytes, segment_bytes, segments, sealed, open, free_segments;
 	uint32_t good_superblocks; /* of four */
 	bool in_use;
+	uint64_t created_s; /* Unix time */
+	uint64_t records;   /* of sealed segments, as their seals say */
 };
 int seg_probe(const char *path, struct seg_info *out, struct why *why);
 
@@ -73,6 +75,9 @@ struct seg_record {
 typedef bool (*seg_visit)(void *ctx, const struct seg_record *r);
 struct seg_verify_result {
 	uint64_t records, bytes, bad_headers, bad_payloads, io_errors, bad_summaries, bad_segments;
+	uint64_t
+		unfinished; /* torn records of segments that are not sealed: what a crash leaves, left out by recovery; not bad */
+	uint64_t segments; /* that hold records */
 	uint32_t good_superblocks;
 };
 /* Reads every record of every segment (payload: its bytes, too). 0, or -errno when it could not be done at all. */
