@@ -5,6 +5,7 @@
 #include "daemon/seg/tool_int.h"
 
 #include "daemon/base/crc32c.h"
+#include "daemon/base/mem.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -206,9 +207,9 @@ static void segment(struct verifier *v, uint32_t id)
 
 static int prepare(struct verifier *v, struct why *why)
 {
-	v->numbers = calloc(SEG_NAMES_MAX, sizeof(*v->numbers));
+	v->numbers = mem_calloc(SEG_NAMES_MAX, sizeof(*v->numbers));
 	v->summary = aligned_alloc(DISK_ALIGN, FORMAT_MAX_SUMMARY);
-	v->record = calloc(1, sizeof(*v->record));
+	v->record = mem_calloc(1, sizeof(*v->record));
 	if (!v->numbers || !v->summary || !v->record || seg_names_create(&v->names))
 		return why_set(why, -ENOMEM, "out of memory");
 	int rc = tool_super(&v->t);
@@ -228,7 +229,7 @@ static int prepare(struct verifier *v, struct why *why)
 int seg_verify(const char *path, bool payload, seg_visit visit, void *ctx, struct seg_verify_result *out,
 	       struct why *why)
 {
-	struct verifier *v = calloc(1, sizeof(*v));
+	struct verifier *v = mem_calloc(1, sizeof(*v));
 
 	*out = (struct seg_verify_result){0};
 	if (!v)
@@ -243,10 +244,10 @@ int seg_verify(const char *path, bool payload, seg_visit visit, void *ctx, struc
 	for (uint32_t id = 0; !rc && !v->stop && id < v->t.found.super.segments; id++)
 		segment(v, id);
 	seg_names_destroy(v->names);
-	free(v->numbers);
+	mem_free(v->numbers);
 	free(v->summary);
-	free(v->record);
+	mem_free(v->record);
 	tool_close(&v->t);
-	free(v);
+	mem_free(v);
 	return rc;
 }
