@@ -16,7 +16,7 @@ const struct cli_cmd cli_commands[] = {
 	{"bench", "kvcache", "Load and verify a cache server through the real protocol", cmd_bench_kvcache},
 	{"bench", "server", "Upstream's later name of bench kvcache, with other options", LATER},
 	{"bench", "engine", "Load an inference engine", LATER},
-	{"bench", "l2", "Load a second-tier adapter", LATER},
+	{"bench", "l2", "Load and verify a second-tier adapter, without a server", cmd_bench_l2},
 	{"kvcache", "clear", "Drop every object from the first tier", cmd_kvcache_clear},
 	{"kvcache", "end-session", "End the session of a request", cmd_kvcache_end_session},
 	{"kvcache", "evict", "Evict objects now", LATER},

@@ -11,6 +11,7 @@ int cmd_query_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_kvcache_clear(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_kvcache_end_session(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_bench_l2(const struct cli_cmd *cmd, int argc, char **argv);
 
 int cmd_numa_show(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_numa_explain(const struct cli_cmd *cmd, int argc, char **argv);
