@@ -523,7 +523,9 @@ void writer_check(struct seg *s)
 			continue;
 		in_flight += st->ready ? st->in_flight : 0;
 		check(st->end <= s->super.segment_bytes);
-		check(s->segment[st->segment].state == (st->own < 0 ? SEGMENT_SEALED : SEGMENT_OPEN));
+		/* Eviction may have chosen one that a crash left open. */
+		check(s->segment[st->segment].state == (st->own < 0 ? SEGMENT_SEALED : SEGMENT_OPEN) ||
+		      (st->own < 0 && s->segment[st->segment].state == SEGMENT_FREEING));
 	}
 	for (uint32_t i = 0; i < WRITE_SLOTS; i++)
 		busy += w->slot[i].stream != NULL;
