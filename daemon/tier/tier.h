@@ -51,7 +51,8 @@ struct tier_listener {
 struct tier_conf {
 	struct store *store;
 	struct seg_names *names;
-	struct l2 **adapters; /* in flag order; the tier's from here on (closed by tier_destroy) */
+	struct l2 **
+		adapters; /* in flag order, copied; the adapters are the tier's once it exists (closed by tier_destroy) */
 	uint32_t nadapters;
 	enum tier_store_policy store_policy;
 	enum tier_prefetch_policy prefetch_policy;
