@@ -29,6 +29,7 @@ static bool always(void)
 		E64(0, __VA_ARGS__), E64(64, __VA_ARGS__), E64(128, __VA_ARGS__), E64(192, __VA_ARGS__) \
 	}
 
+// NOLINTBEGIN(misc-redundant-expression)
 static const uint32_t table[8][256] = {
 	E256(0xf26b8303, 0xe13b70f7, 0xc79a971f, 0x8ad958cf, 0x105ec76f, 0x20bd8ede, 0x417b1dbc, 0x82f63b78),
 	E256(0x13a29877, 0x274530ee, 0x4e8a61dc, 0x9d14c3b8, 0x3fc5f181, 0x7f8be302, 0xff17c604, 0xfbc3faf9),
@@ -39,6 +40,7 @@ static const uint32_t table[8][256] = {
 	E256(0x68032cc8, 0xd0065990, 0xa5e0c5d1, 0x4e2dfd53, 0x9c5bfaa6, 0x3d5b83bd, 0x7ab7077a, 0xf56e0ef4),
 	E256(0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4, 0x0d006599, 0x1a00cb32, 0x34019664),
 };
+// NOLINTEND(misc-redundant-expression)
 
 static uint32_t run_table(uint32_t raw, const uint8_t *p, size_t n)
 {
