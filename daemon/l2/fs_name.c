@@ -55,7 +55,7 @@ bool fs_parse(const char *file, struct fs_parsed *out)
 	out->prefix_bytes = (uint32_t)(p - file);
 	memset(&out->hash, 0, sizeof(out->hash));
 	for (uint32_t i = 0; i < d; i += 2)
-		out->hash.b[i / 2] = (uint8_t)(digit(p[i]) << 4 | digit(p[i + 1]));
+		out->hash.b[i / 2] = (uint8_t)((unsigned)digit(p[i]) << 4 | (unsigned)digit(p[i + 1]));
 	p += d;
 	out->salt = p < end ? p + 1 : end;
 	out->salt_bytes = (uint32_t)(end - out->salt);

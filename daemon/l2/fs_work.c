@@ -150,11 +150,11 @@ static int enter(struct fs *f, const struct l2_job *job, uint32_t *id, char file
 	lk_lock(&f->lk);
 	uint32_t stem = fs_stem_of_name(&f->stems, f->names, job->key.name, false);
 	uint32_t there = entry_of(f, &job->key);
-	if (f->closed_until_ms && clock_ms() < f->closed_until_ms) {
-		rc = -EBUSY;
-	} else if (!stem) {
+	bool closed = f->closed_until_ms && clock_ms() < f->closed_until_ms;
+	bool being_written = there && fs_entry_at(&f->index, there)->state == FS_WRITING;
+	if (!stem) {
 		rc = -EINVAL;
-	} else if (there && fs_entry_at(&f->index, there)->state == FS_WRITING) {
+	} else if (closed || being_written) {
 		rc = -EBUSY;
 	} else if (serves(f, there, &job->key) && fs_entry_at(&f->index, there)->bytes == job->bytes) {
 		rc = -EEXIST;
