@@ -83,7 +83,8 @@ struct cli_spec {
 	double default_timeout_s;
 	bool csv;          /* --format csv exists */
 	const char *arg;   /* one word without dashes may follow: its name in --help; NULL = none */
-	size_t arg_offset; /* of its const char * */
+	size_t arg_offset; /* of its const char *, or of an array of arg_max of them */
+	size_t arg_max;    /* how many such words may follow; 0 counts as 1 */
 	const char *after; /* what --help says below the options; NULL = nothing */
 };
 

@@ -99,9 +99,16 @@ static void set_value(struct parse *p, const struct cli_opt *o, const char *text
 	}
 }
 
+/* The first place for a word that is still free; NULL: there is none. */
 static const char **arg_field(struct parse *p)
 {
-	return (const char **)(void *)((char *)p->out + p->spec->arg_offset);
+	const char **word = (const char **)(void *)((char *)p->out + p->spec->arg_offset);
+	size_t n = p->spec->arg_max ? p->spec->arg_max : 1;
+
+	for (size_t i = 0; p->spec->arg && i < n; i++)
+		if (!word[i])
+			return &word[i];
+	return NULL;
 }
 
 static error_t parse_key(int key, char *arg, struct argp_state *state)
@@ -115,7 +122,7 @@ static error_t parse_key(int key, char *arg, struct argp_state *state)
 	if (key == '?') {
 		argp_state_help(state, stdout, ARGP_HELP_STD_HELP & ~ARGP_HELP_EXIT_OK);
 		p->code = CLI_OK;
-	} else if (key == ARGP_KEY_ARG && p->code < 0 && p->spec->arg && !*arg_field(p)) {
+	} else if (key == ARGP_KEY_ARG && p->code < 0 && arg_field(p)) {
 		*arg_field(p) = arg;
 	} else if (key == ARGP_KEY_ARG && p->code < 0) {
 		p->code = cli_usage(p->cmd, "'%.64s' is not expected here", arg);

@@ -13,6 +13,11 @@ int cmd_kvcache_end_session(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_bench_l2(const struct cli_cmd *cmd, int argc, char **argv);
 
+int cmd_l2_format(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_l2_info(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_l2_verify(const struct cli_cmd *cmd, int argc, char **argv);
+int cmd_l2_dump(const struct cli_cmd *cmd, int argc, char **argv);
+
 int cmd_numa_show(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_numa_explain(const struct cli_cmd *cmd, int argc, char **argv);
 int cmd_numa_plan(const struct cli_cmd *cmd, int argc, char **argv);
