@@ -96,10 +96,22 @@ static struct l2_io *take_ios(struct tier *t)
 	return list;
 }
 
+static struct l2_find *take_finds(struct tier *t)
+{
+	struct l2_find *f = atomic_exchange(&t->done_finds, NULL), *list = NULL, *next;
+
+	for (; f; f = next) {
+		next = f->next;
+		f->next = list;
+		list = f;
+	}
+	return list;
+}
+
 static bool completions(struct tier *t, uint64_t now_ns)
 {
 	struct l2_io *io = take_ios(t), *next;
-	struct l2_find *f = atomic_exchange(&t->done_finds, NULL), *fnext;
+	struct l2_find *f = take_finds(t), *fnext;
 	bool any = io || f;
 
 	for (; f; f = fnext) {
