@@ -40,7 +40,8 @@ struct evictor {
 	struct seg_key keys[FORMAT_REMOVALS]; /* removals on their way to another segment */
 	uint32_t nkeys;
 	bool carrying, carried;
-	bool moved; /* something of the victim lives elsewhere now */
+	bool let_go; /* there is no room for its removals */
+	bool moved;  /* something of the victim lives elsewhere now */
 
 	uint32_t hand; /* the segment that ages next */
 	uint64_t rate, rate_ns, rate_bytes;
@@ -224,7 +225,13 @@ static bool must_carry(const struct segment *g, const struct ages *a)
 	return g->removed && g->generation > a->oldest;
 }
 
-static uint32_t choose(struct evictor *e)
+/* For the record that carries its removals, and for their entries, while the old ones are still there. */
+static bool carry_room(const struct evictor *e, const struct segment *g)
+{
+	return e->nclean && (uint64_t)e->s->ix.used + g->removed + JOBS <= e->s->ix.max;
+}
+
+static uint32_t choose(struct evictor *e, bool carry)
 {
 	struct seg *s = e->s;
 	struct ages a = ages_of(s);
@@ -238,7 +245,7 @@ static uint32_t choose(struct evictor *e)
 			uint64_t w;
 
 			/* With no room to carry anything to, only what needs none can go. */
-			if (g->state != SEGMENT_SEALED || (!e->nclean && must_carry(g, &a)))
+			if (g->state != SEGMENT_SEALED || (carry && must_carry(g, &a) && !carry_room(e, g)))
 				continue;
 			w = worth(s, g, &a);
 			if (best != NO_SEGMENT &&
@@ -338,11 +345,28 @@ static void copy_step(struct evictor *e)
 
 /* ---- removals move on ------------------------------------------------------------------------------------------------------------ */
 
-static void collect_removals(struct evictor *e)
+/* Time passes before a removal can be written: by then its key may be in use again, and a new removal would take the new object. False:
+ * a write of one of them is under way, and how it ends decides. */
+static bool still_removed(struct evictor *e)
+{
+	struct seg *s = e->s;
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < e->nkeys; i++)
+		if (writer_has(s, &e->keys[i]))
+			return false;
+	for (uint32_t i = 0; i < e->nkeys; i++)
+		if (!seg_index_find(&s->ix, &e->keys[i]))
+			e->keys[kept++] = e->keys[i];
+	e->nkeys = kept;
+	return true;
+}
+
+/* False: a write of the next one's key is under way. */
+static bool collect_removals(struct evictor *e)
 {
 	struct seg *s = e->s;
 
-	/* A key that is being written does not need its removal: the record that is coming is newer. */
 	for (; e->entry && e->nkeys < FORMAT_REMOVALS; e->entry = s->ix.e[e->entry].next) {
 		const struct entry *x = &s->ix.e[e->entry];
 		struct seg_key *key = &e->keys[e->nkeys];
@@ -351,8 +375,11 @@ static void collect_removals(struct evictor *e)
 			continue;
 		*key = (struct seg_key){.name = x->name};
 		memcpy(key->hash.b, x->hash, STORE_HASH_BYTES);
-		e->nkeys += !writer_has(s, key);
+		if (writer_has(s, key))
+			return e->nkeys != 0;
+		e->nkeys++;
 	}
+	return true;
 }
 
 void evictor_carried(struct seg *s, int result)
@@ -370,14 +397,14 @@ static void carry_step(struct evictor *e)
 	struct segment *g = &s->segment[e->victim];
 	struct ages a = ages_of(s);
 
-	if (e->carrying)
+	if (e->carrying || !still_removed(e))
 		return;
-	if (!e->nkeys && must_carry(g, &a))
-		collect_removals(e);
+	if (!e->nkeys && must_carry(g, &a) && !e->let_go && !collect_removals(e))
+		return;
 	if (e->nkeys) {
 		e->carrying = writer_carry(s, e->keys, e->nkeys);
 		e->carried = e->carried || e->carrying;
-		if (!e->carrying && !e->nclean && writer_in_need(s) && !e->carried) {
+		if (!e->carrying && !carry_room(e, g) && writer_in_need(s) && !e->carried) {
 			e->nkeys = 0; /* no room for them: another segment has to go first */
 			e->step = EVICT_NONE;
 			seg_set_state(s, e->victim, SEGMENT_SEALED);
@@ -393,10 +420,14 @@ static void carry_step(struct evictor *e)
 static void begin(struct evictor *e)
 {
 	struct seg *s = e->s;
-	uint32_t id = choose(e);
+	uint32_t id = choose(e, true);
 	struct segment *g;
 	bool copy;
 
+	/* An index full of removals would stay full: rather is something back after the next start. */
+	e->let_go = id == NO_SEGMENT && e->nclean && writer_in_need(s);
+	if (e->let_go)
+		id = choose(e, false);
 	if (id == NO_SEGMENT)
 		return;
 	g = &s->segment[id];
