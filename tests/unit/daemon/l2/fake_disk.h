@@ -38,6 +38,9 @@ struct fake_disk {
 	int fd;
 };
 
+/* What a disk gives up on purpose when it is closed while it hangs: known here, so it is not taken for a leak. */
+static struct disk_sub *volatile fake_given_up;
+
 static inline int fake_serve(struct fake_disk *f, struct disk_sub *s)
 {
 	if (f->gone)
@@ -92,6 +95,8 @@ static inline void *fake_run(void *p)
 		int result = fake_serve(f, s);
 		pthread_mutex_lock(&f->m);
 		s->result = result;
+		if (f->left)
+			fake_given_up = s;
 		f->ready[f->nready++] = s;
 		pthread_cond_signal(&f->done);
 	}
