@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define REAP        64u
+#define REFUSALS    8
 #define UNKNOWN_NR  128u /* requests of a queue that does not say */
 #define BESIDE_DATA 2u   /* sub-IOs kept for flush and discard */
 
@@ -167,6 +168,7 @@ uint32_t disk_run(struct disk *d, uint64_t wait_ns)
 			break;
 		n = d->ops->reap(d->engine, got, REAP, 0);
 	}
+	disk_issue(d); /* what found room; a ring tells the kernel at the next call, together with the wait */
 	window_adapt(&d->window, disk_now(d));
 	disk_publish(d);
 	d->running = false;
@@ -200,11 +202,13 @@ uint32_t disk_close(struct disk *d, uint32_t wait_ms)
 	d->closing = true; /* callbacks that submit more are refused */
 	now = disk_now(d);
 	end = now + wait_ms * 1000000ull;
-	while (d->pending && (now < end || d->failed)) {
-		disk_run(d, now < end ? end - now : 0);
+	while (d->pending && now < end) {
+		disk_run(d, end - now);
 		now = disk_now(d);
 	}
 	if (d->pending)
+		disk_run(d, 0);
+	for (int i = 0; i < REFUSALS && d->failed; i++) /* of what callbacks submitted; some never learn */
 		disk_run(d, 0);
 	left = (uint32_t)d->pending;
 	leak = d->with_engine != 0;

@@ -43,7 +43,7 @@ struct disk_facts {
 };
 
 /* Looks without opening for IO. 0 or -errno. */
-int disk_probe(const char *path, struct disk_facts *out, struct why *why);
+int disk_probe(const char *path, struct disk_facts *f, struct why *why);
 
 /* ---- opening --------------------------------------------------------------------------------------------------------- */
 
@@ -63,14 +63,18 @@ struct disk_conf {
 	uint32_t threads;        /* of the fallback; 0 = 16 */
 	uint32_t sub_io_bytes;   /* 0 = min(max_io_bytes, DISK_SUB_MAX) */
 	uint64_t window_bytes;   /* bytes in flight at most; 0 = 32 MiB, raised while throughput grows, to 128 MiB */
-	/* Memory that requests point into (the arena, headers); others work, too, but not as fixed buffers, and are counted. */
+	/* Memory that requests point into (the arena, headers), there already: registering it commits every page. Other memory works,
+	 * too, but not as fixed buffers, and is counted. */
 	const struct disk_buffer *buffers;
 	uint32_t nbuffers;
-	bool trace; /* count io-wq punts and block splits of this thread's IO by tracepoints, where permitted (tests, bench) */
+	/* Count by tracepoints, where permitted, what should never happen (tests, bench): reads and writes of the owner thread that
+	 * io_uring handed to a kernel thread, and requests that the block layer split, by the owner or those kernel threads. Of the
+	 * fallback only splits, by its threads. */
+	bool trace;
 };
 
 int disk_open(const struct disk_conf *conf, struct disk **out, struct why *why);
-/* Waits up to wait_ms for what is in flight; what does not come back in time leaks with its ring, since the kernel may still write
+/* Called by the owner. Waits up to wait_ms for all that was submitted (more is refused: -ESHUTDOWN); what does not come back in time leaks with its ring, since the kernel may still write
  * into its buffers. Returns how many requests were abandoned; their `done` is not called. */
 uint32_t disk_close(struct disk *d, uint32_t wait_ms);
 

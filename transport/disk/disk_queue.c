@@ -450,6 +450,7 @@ void disk_submit(struct disk *d, struct disk_io *io)
 	io->in_flight = 0;
 	io->next = NULL;
 	d->pending++;
+	atomic_store_explicit(&d->n.queued, d->pending, memory_order_relaxed);
 	if (io->result) { /* told by disk_run, as everything */
 		*d->failed_tail = io;
 		d->failed_tail = &io->next;

@@ -42,7 +42,7 @@ void disk_whole(char *dir);
 bool disk_first_entry(const char *dir, char *out, size_t cap);
 
 /* facts.c: completes what disk_probe found by what the open descriptor says, and refuses what cannot be driven at DISK_ALIGN. */
-int disk_facts_of_fd(int fd, struct disk_facts *facts, struct why *why);
+int disk_facts_of_fd(int fd, struct disk_facts *f, struct why *why);
 
 /* open.c: gives up the lock, too, whoever else still holds the file. */
 void disk_close_fd(int fd);
