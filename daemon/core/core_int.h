@@ -10,6 +10,7 @@
 
 #include "daemon/base/lock.h"
 #include "daemon/conf/conf.h"
+#include "daemon/core/below.h"
 #include "daemon/core/context.h"
 #include "daemon/core/place.h"
 #include "daemon/core/prefix.h"
@@ -121,6 +122,7 @@ struct range {
 };
 /* Finishes hashing and checks [start, end): 0, -EINVAL. */
 int range_check(struct exec *e, const struct wire_req *r, struct range *out, struct why *why);
+uint32_t rank_of(const struct wire_key *k);
 store_ns range_ns_get(struct exec *e, const struct wire_req *r);  /* put it back */
 store_ns range_ns_find(struct exec *e, const struct wire_req *r); /* no reference; 0 = nothing stored */
 /* After a commit: the whole prompt of this rank ages together. */
@@ -277,6 +279,15 @@ void count_read_failure(struct server *srv, struct slice model);
 
 struct server {
 	struct conf conf;
+	struct l2_conf *l2_conf[CONF_LIST_MAX];
+	uint32_t nl2;
+	struct seg_names *names; /* with an adapter */
+	struct tier *tier;
+	bool l2_learns; /* lookups enter names, too */
+	struct below_series {
+		metric_series store_gbs, load_gbs, stored, loaded, usage, capacity; /* by type */
+		metric_series in_stores, in_loads, load_bytes, healthy, dropped, errors, checksums;
+	} l2_series[CONF_LIST_MAX];
 	metric_series counted[COUNT_IDS], op_requests[WIRE_OP_COUNT], op_seconds[WIRE_OP_COUNT];
 	struct machine *machine;
 	struct plan *plan;

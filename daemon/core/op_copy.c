@@ -82,7 +82,8 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 		ok = gather_all(e, c, blocks, g->n);
 		if (ok) {
 			locality_count(srv, c, LOCALITY_STORE, e->objs, g->n);
-			uint32_t done = store_commit(srv->store, e->objs, g->n, clock_ms());
+			uint32_t done = below_commit(srv, c, &r->key, rank_of(&r->key), e->walk->hashes + g->first,
+						     e->objs, g->n);
 			metric_add(srv->metrics, M_L1_WRITE_CHUNKS, done);
 			range_touch(e, r, ns);
 		} else {

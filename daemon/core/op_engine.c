@@ -96,11 +96,12 @@ static uint32_t reserve(struct exec *e, const struct wire_req *r, const struct c
 	return res.reserved;
 }
 
-static void commit(struct exec *e, const struct wire_req *r, const store_obj *objs, uint32_t n, uint32_t *readable)
+static void commit(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g,
+		   store_obj *objs, uint32_t n, uint32_t *readable)
 {
 	store_ns ns;
 
-	*readable = store_commit(e->srv->store, objs, n, clock_ms());
+	*readable = below_commit(e->srv, c, &r->key, rank_of(&r->key), e->walk->hashes + g->first, objs, n);
 	metric_add(e->srv->metrics, M_L1_WRITE_CHUNKS, *readable);
 	ns = range_ns_find(e, r);
 	if (ns)
@@ -153,8 +154,9 @@ static bool commit_slots(struct exec *e, const struct wire_req *r, struct ctx *c
 	/* more than one when the first PREPARE found room for a part only */
 	for (; (p = ctx_pending_take(e->srv->contexts, c, id, true)); pending++) {
 		locality_count(e->srv, c, LOCALITY_STORE, p->objs, p->n);
-		commit(e, r, p->objs, p->n, &readable);
-		missed += count_taken(p->objs, p->n) - readable;
+		missed += count_taken(p->objs, p->n);
+		commit(e, r, c, g, p->objs, p->n, &readable);
+		missed -= readable;
 		mem_free(p);
 	}
 	return pending && !missed;
@@ -219,7 +221,7 @@ static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx 
 	}
 	metric_add(e->srv->metrics, M_STORE_BYTES, reserved * c->object_bytes);
 	locality_count(e->srv, c, LOCALITY_STORE, e->objs, g->n);
-	commit(e, r, e->objs, g->n, &readable);
+	commit(e, r, c, g, e->objs, g->n, &readable);
 	return readable == reserved && store_peek_prefix(e->srv->store, (store_ns[]){range_ns_find(e, r)}, 1,
 							 e->walk->hashes + g->first, g->n, c->object_bytes) == g->n;
 }

@@ -194,8 +194,6 @@ static int start(struct server *srv, struct why *why)
 {
 	int err = open_events(srv, why);
 
-	if (!err && srv->conf.l2_adapter.n)
-		err = why_set(why, -ENOSYS, "--l2-adapter: not served yet");
 	if (!err)
 		err = shmx_init(why);
 	if (!err)
@@ -221,6 +219,8 @@ static int start(struct server *srv, struct why *why)
 			      ? why_set(why, -ENOMEM, "out of memory")
 			      : 0;
 	if (!err)
+		err = below_open(srv, why);
+	if (!err)
 		err = state_open(srv, why);
 	if (!err)
 		err = workers_start(srv, why);
@@ -240,11 +240,13 @@ static void stop(struct server *srv)
 	l1_thread_stop(srv);
 	control_quiesce(srv);
 	workers_stop(srv);
+	below_close(srv); /* it tells the sessions and the control thread's waiting requests */
 	control_stop(srv);
 	sessions_destroy(srv->sessions);
 	ctx_registry_destroy(srv->contexts);
 	prefix_destroy(srv->prefix);
 	store_destroy(srv->store);
+	below_free(srv);
 	shmx_put(srv->arena_guard);
 	arena_destroy(srv->arena);
 	place_close(srv);
@@ -340,9 +342,13 @@ int server_main(int argc, char **argv)
 	srv->started_ms = clock_ms();
 	srv->tick_ms = srv->started_ms;
 	err = conf_parse(argc, argv, &srv->conf, &why);
+	if (!err)
+		err = below_parse(srv, &why);
 	if (err) {
 		if (err < 0)
 			fprintf(stderr, "%s: %s\n", argv[0], why.text);
+		below_free(srv);
+		conf_free(&srv->conf);
 		mem_free(srv);
 		return err < 0 ? 2 : 0;
 	}

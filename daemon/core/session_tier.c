@@ -63,11 +63,8 @@ bool session_ask_tier(struct sessions *s, struct session *x, const struct sessio
 	first = (struct seg_key){s->names[found % l->world_size], l->hashes[found / l->world_size]};
 	if (!s->tier.may_have(s->tier.ctx, &first, l->object_bytes) || !make_ranks(s, l))
 		return false;
-	if (s->tier.prefetch(s->tier.ctx, &w)) {
-		for (uint32_t r = 0; r < l->world_size; r++)
-			store_ns_put(s->store, s->ns[r]);
+	if (s->tier.prefetch(s->tier.ctx, &w))
 		return false;
-	}
 	x->first = found;
 	x->found_known = false;
 	x->pending = true;

@@ -36,12 +36,15 @@ static int add_threads(struct server *srv, struct status *s)
 	uint64_t progress;
 	int cpu;
 
-	s->threads = mem_calloc(srv->ntransfer + srv->nlookup + 2, sizeof(*s->threads));
+	s->threads = mem_calloc(srv->ntransfer + srv->nlookup + 3, sizeof(*s->threads));
 	if (!s->threads)
 		return -ENOMEM;
 	control_progress(srv->control, &progress, &cpu);
 	add_thread(s, "lmca-control", cpu, -1, 0, progress, true);               /* it wakes at least once a second */
 	add_thread(s, "lmca-main", -1, -1, 0, atomic_load(&srv->tick_ms), true); /* time limits, eviction */
+	if (srv->tier)
+		add_thread(s, "lmca-l2", s->below.tier.cpu, -1, (uint32_t)s->below.tier.jobs_waiting,
+			   clock_ms() - (uint64_t)(s->below.tier.last_progress_s * 1000), true);
 	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup; i++) {
 		struct worker *w = &srv->worker[i];
 		lk_lock(&w->lk);
@@ -99,9 +102,11 @@ static int host_status(void *ctx, struct status *s)
 	add_store(srv, s);
 	sessions_stats(srv->sessions, &ss);
 	s->active_sessions = ss.active;
-	s->active_prefetch_jobs = 0; /* nothing loads in the background without a tier below L1 */
+	s->active_prefetch_jobs = ss.pending;
 	control_counts(srv->control, &s->peers.peers, &s->peers.dropped_messages, &s->peers.bad_messages);
 	err = ctx_status(srv->contexts, s, clock_ms());
+	if (!err)
+		err = below_status(srv, s);
 	if (!err)
 		err = add_threads(srv, s);
 	if (!err)
@@ -149,7 +154,8 @@ static void host_refresh(void *ctx)
 	metric_set(m, M_PEERS, (double)peers);
 	metric_set(m, M_CONTEXTS, ctx_count(srv->contexts));
 	metric_set(m, M_SESSIONS, (double)ss.active);
-	metric_set(m, M_ACTIVE_PREFETCH_JOBS, 0);
+	metric_set(m, M_ACTIVE_PREFETCH_JOBS, (double)ss.pending);
+	below_refresh(srv);
 	place_refresh(srv);
 	catch_up(m, M_L1_EVICTED_CHUNKS, st.evicted_objects);
 	catch_up(m, M_L1_EVICTION_LOOP_TICKS, st.evict_ticks);
@@ -174,7 +180,12 @@ static uint32_t host_quota_list(void *ctx, struct store_quota *out, uint32_t max
 
 static char *host_conf_json(void *ctx)
 {
-	return conf_json_http(&((struct server *)ctx)->conf, NULL);
+	struct server *srv = ctx;
+	json_t *adapters = below_conf_json(srv);
+	char *text = adapters ? conf_json_http(&srv->conf, adapters) : NULL;
+
+	json_decref(adapters);
+	return text;
 }
 
 void snapshot_host(struct server *srv, struct http_host *out)
@@ -187,4 +198,6 @@ void snapshot_host(struct server *srv, struct http_host *out)
 				  .quota_set = host_quota_set,
 				  .quota_list = host_quota_list,
 				  .conf_json = host_conf_json};
+	below_http(srv, &out->below);
+	snprintf(out->instance_id, sizeof(out->instance_id), "%s", srv->instance_id);
 }

@@ -26,7 +26,7 @@ int range_check(struct exec *e, const struct wire_req *r, struct range *out, str
 	return 0;
 }
 
-static uint32_t rank_of(const struct wire_key *k)
+uint32_t rank_of(const struct wire_key *k)
 {
 	uint32_t ws = k->world_size, rank = k->worker_id < 0 ? 0 : (uint32_t)k->worker_id;
 

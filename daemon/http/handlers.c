@@ -20,8 +20,7 @@
 #define DEFAULT_SALT "_default"
 #define NO_ENGINE    "{\"error\":\"engine not initialized\"}"
 
-/* Takes `root`. */
-static void reply_json(struct http_reply *reply, unsigned status, json_t *root)
+void http_reply_json(struct http_reply *reply, unsigned status, json_t *root)
 {
 	reply->status = status;
 	reply->type = "application/json";
@@ -30,7 +29,12 @@ static void reply_json(struct http_reply *reply, unsigned status, json_t *root)
 	json_decref(root);
 }
 
-static bool ready(const struct http_call *call)
+void http_reply_detail(struct http_reply *reply, unsigned status, const char *text)
+{
+	http_reply_json(reply, status, json_pack("{s:s}", "detail", text));
+}
+
+bool http_ready(const struct http_call *call)
 {
 	return !call->h->host.ready || call->h->host.ready(call->h->host.ctx);
 }
@@ -45,7 +49,7 @@ void http_do_root(const struct http_call *call, struct http_reply *reply)
 
 void http_do_healthcheck(const struct http_call *call, struct http_reply *reply)
 {
-	if (ready(call))
+	if (http_ready(call))
 		http_reply_json_text(reply, MHD_HTTP_OK, "{\"status\":\"healthy\"}");
 	else
 		http_reply_json_text(reply, MHD_HTTP_SERVICE_UNAVAILABLE,
@@ -55,10 +59,10 @@ void http_do_healthcheck(const struct http_call *call, struct http_reply *reply)
 void http_do_status(const struct http_call *call, struct http_reply *reply)
 {
 	struct status s = {0};
-	int rc = ready(call) ? call->h->host.status(call->h->host.ctx, &s) : -EAGAIN;
+	int rc = http_ready(call) ? call->h->host.status(call->h->host.ctx, &s) : -EAGAIN;
 
 	if (rc == 0) {
-		reply_json(reply, MHD_HTTP_OK, status_json(&s));
+		http_reply_json(reply, MHD_HTTP_OK, status_json(&s));
 		status_free(&s);
 	} else if (rc != -ENOMEM) {
 		http_reply_json_text(reply, MHD_HTTP_SERVICE_UNAVAILABLE, NO_ENGINE);
@@ -67,7 +71,7 @@ void http_do_status(const struct http_call *call, struct http_reply *reply)
 
 void http_do_conf(const struct http_call *call, struct http_reply *reply)
 {
-	char *text = ready(call) ? call->h->host.conf_json(call->h->host.ctx) : NULL;
+	char *text = http_ready(call) ? call->h->host.conf_json(call->h->host.ctx) : NULL;
 
 	if (!text) {
 		http_reply_json_text(reply, MHD_HTTP_SERVICE_UNAVAILABLE, "{\"error\":\"configs not initialized\"}");
@@ -90,7 +94,7 @@ void http_do_metrics(const struct http_call *call, struct http_reply *reply)
 {
 	if (metrics_off(call, reply))
 		return;
-	if (ready(call))
+	if (http_ready(call))
 		call->h->host.refresh_gauges(call->h->host.ctx);
 	reply->status = MHD_HTTP_OK;
 	reply->type = "text/plain; version=0.0.4; charset=utf-8";
@@ -117,7 +121,7 @@ static void clear(const struct http_call *call, struct http_reply *reply)
 
 void http_do_clear_cache(const struct http_call *call, struct http_reply *reply)
 {
-	if (!ready(call)) {
+	if (!http_ready(call)) {
 		http_reply_json_text(reply, MHD_HTTP_SERVICE_UNAVAILABLE,
 				     "{\"status\":\"error\",\"reason\":\"engine not initialized\"}");
 		return;
@@ -126,76 +130,114 @@ void http_do_clear_cache(const struct http_call *call, struct http_reply *reply)
 	http_reply_json_text(reply, MHD_HTTP_OK, "{\"status\":\"ok\"}");
 }
 
-/* One validation error in FastAPI's shape. `input` is taken. */
-static void unprocessable(struct http_reply *reply, const char *type, const char *field, const char *msg, json_t *input)
+void http_unprocessable(struct http_reply *reply, const char *type, const char *field, const char *msg, json_t *input)
 {
 	json_t *loc = field ? json_pack("[s s]", "body", field) : json_pack("[s]", "body");
 
-	reply_json(
+	http_reply_json(
 		reply, MHD_HTTP_UNPROCESSABLE_CONTENT,
 		json_pack("{s:[{s:s s:o s:s s:o}]}", "detail", "type", type, "loc", loc, "msg", msg, "input", input));
 }
 
 /* What FastAPI takes for a boolean. */
-static bool is_boolean(const json_t *v)
+bool http_is_boolean(const json_t *v, bool *out)
 {
 	static const char *const words[] = {"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n"};
+	bool number = json_is_number(v) && (json_number_value(v) == 0 || json_number_value(v) == 1);
 
-	if (json_is_boolean(v))
-		return true;
-	if (json_is_number(v))
-		return json_number_value(v) == 0 || json_number_value(v) == 1;
-	for (size_t i = 0; json_is_string(v) && i < sizeof words / sizeof *words; i++)
-		if (strcasecmp(json_string_value(v), words[i]) == 0)
+	*out = json_is_true(v) || (number && json_number_value(v) == 1);
+	for (size_t i = 0; json_is_string(v) && i < sizeof words / sizeof *words; i++) {
+		if (strcasecmp(json_string_value(v), words[i]) == 0) {
+			*out = i % 2 == 0;
 			return true;
-	return false;
+		}
+	}
+	return json_is_boolean(v) || number;
 }
 
-/* Parses the body: a JSON object, or the reply is filled and NULL returned. */
-static json_t *object_body(const struct http_call *call, struct http_reply *reply)
+json_t *http_object_body(const struct http_call *call, struct http_reply *reply)
 {
 	json_error_t error;
 	json_t *body;
 
 	if (!call->body.n) {
-		unprocessable(reply, "missing", NULL, "Field required", json_null());
+		http_unprocessable(reply, "missing", NULL, "Field required", json_null());
 		return NULL;
 	}
 	body = json_loadb(call->body.p, call->body.n, JSON_DECODE_ANY, &error);
 	if (!body) {
-		reply_json(reply, MHD_HTTP_UNPROCESSABLE_CONTENT,
-			   json_pack("{s:[{s:s s:[s i] s:s s:{} s:{s:s}}]}", "detail", "type", "json_invalid", "loc",
-				     "body", error.position, "msg", "JSON decode error", "input", "ctx", "error",
-				     error.text));
+		http_reply_json(reply, MHD_HTTP_UNPROCESSABLE_CONTENT,
+				json_pack("{s:[{s:s s:[s i] s:s s:{} s:{s:s}}]}", "detail", "type", "json_invalid",
+					  "loc", "body", error.position, "msg", "JSON decode error", "input", "ctx",
+					  "error", error.text));
 		return NULL;
 	}
 	if (json_is_object(body))
 		return body;
-	unprocessable(reply, "model_attributes_type", NULL,
-		      "Input should be a valid dictionary or object to extract fields from", body);
+	http_unprocessable(reply, "model_attributes_type", NULL,
+			   "Input should be a valid dictionary or object to extract fields from", body);
 	return NULL;
+}
+
+/* The tiers a body names: 1 L1, 2 L2; 0: the reply is filled. */
+static unsigned tiers_of(const json_t *tier, struct http_reply *reply)
+{
+	const char *name = tier ? json_string_value(tier) : "l1";
+
+	if (strcmp(name, "l1") == 0)
+		return 1;
+	if (strcmp(name, "l2") == 0)
+		return 2;
+	if (strcmp(name, "all") == 0)
+		return 3;
+	http_reply_json_text(reply, MHD_HTTP_BAD_REQUEST, "{\"detail\":\"tier must be 'l1', 'l2' or 'all'\"}");
+	return 0;
+}
+
+/* L2 last: what L1 had is not on its way down any more. */
+static void clear_tiers(const struct http_call *call, unsigned tiers, struct http_reply *reply)
+{
+	static const char *const names[] = {"", "l1", "l2", "all"};
+	int err = 0;
+
+	if (tiers & 1)
+		clear(call, reply);
+	if (tiers & 2)
+		err = http_l2_clear(call);
+	if (err == -ENOENT && tiers == 3)
+		err = 0;
+	if (!err)
+		http_reply_json(reply, MHD_HTTP_OK,
+				json_pack("{s:s s:{s:s}}", "status", "ok", "cleared", "tier", names[tiers]));
+	else if (err == -ENOENT)
+		http_reply_detail(reply, MHD_HTTP_BAD_REQUEST, "there is no L2 adapter");
+	else if (err == -EBUSY)
+		http_reply_detail(reply, MHD_HTTP_SERVICE_UNAVAILABLE, "L2 is busy with other requests of operators");
+	else
+		http_reply_detail(reply, err == -ETIMEDOUT ? MHD_HTTP_GATEWAY_TIMEOUT : MHD_HTTP_BAD_GATEWAY,
+				  "an L2 adapter did not clear");
 }
 
 /* `force` false would spare locked objects: here a clear never harms one, so both do the same. */
 void http_do_cache_clear(const struct http_call *call, struct http_reply *reply)
 {
-	json_t *body = object_body(call, reply), *tier, *force;
+	json_t *body = http_object_body(call, reply), *tier, *force;
+	unsigned tiers;
+	bool yes;
 
 	if (!body)
 		return;
 	tier = json_object_get(body, "tier");
 	force = json_object_get(body, "force");
 	if (tier && !json_is_string(tier)) {
-		unprocessable(reply, "string_type", "tier", "Input should be a valid string", json_incref(tier));
-	} else if (force && !is_boolean(force)) {
-		unprocessable(reply, "bool_type", "force", "Input should be a valid boolean", json_incref(force));
-	} else if (tier && strcmp(json_string_value(tier), "l1") != 0) {
-		http_reply_json_text(reply, MHD_HTTP_BAD_REQUEST, "{\"detail\":\"only tier 'l1' can be cleared\"}");
-	} else if (!ready(call)) {
-		http_reply_json_text(reply, MHD_HTTP_SERVICE_UNAVAILABLE, "{\"detail\":\"server not initialized\"}");
-	} else {
-		clear(call, reply);
-		http_reply_json_text(reply, MHD_HTTP_OK, "{\"status\":\"ok\",\"cleared\":{\"tier\":\"l1\"}}");
+		http_unprocessable(reply, "string_type", "tier", "Input should be a valid string", json_incref(tier));
+	} else if (force && !http_is_boolean(force, &yes)) {
+		http_unprocessable(reply, "bool_type", "force", "Input should be a valid boolean", json_incref(force));
+	} else if ((tiers = tiers_of(tier, reply)) != 0) {
+		if (http_ready(call))
+			clear_tiers(call, tiers, reply);
+		else
+			http_reply_detail(reply, MHD_HTTP_SERVICE_UNAVAILABLE, "server not initialized");
 	}
 	json_decref(body);
 }
@@ -235,7 +277,7 @@ static struct store_quota *all_quotas(const struct http_call *call, uint32_t *n)
 
 static bool quota_not_ready(const struct http_call *call, struct http_reply *reply)
 {
-	if (ready(call))
+	if (http_ready(call))
 		return false;
 	http_reply_json_text(reply, MHD_HTTP_SERVICE_UNAVAILABLE, NO_ENGINE);
 	return true;
@@ -268,7 +310,7 @@ void http_do_quota_list(const struct http_call *call, struct http_reply *reply)
 		json_decref(users);
 		users = NULL;
 	}
-	reply_json(reply, MHD_HTTP_OK, json_pack("{s:o}", "users", users));
+	http_reply_json(reply, MHD_HTTP_OK, json_pack("{s:o}", "users", users));
 }
 
 /* Limit and use of one salt; false when it has no limit. -ENOMEM in *rc when the list could not be had. */
@@ -298,10 +340,10 @@ void http_do_quota_get(const struct http_call *call, struct http_reply *reply)
 	exists = quota_find(call, &q, &rc);
 	if (rc)
 		return;
-	reply_json(reply, MHD_HTTP_OK,
-		   json_pack("{s:o s:f s:f s:b}", "cache_salt", shown(salt_of(call)), "limit_gb",
-			     exists ? (double)q.limit_bytes / GIB : 0.0, "current_usage_gb", (double)q.used_bytes / GIB,
-			     "exists", exists));
+	http_reply_json(reply, MHD_HTTP_OK,
+			json_pack("{s:o s:f s:f s:b}", "cache_salt", shown(salt_of(call)), "limit_gb",
+				  exists ? (double)q.limit_bytes / GIB : 0.0, "current_usage_gb",
+				  (double)q.used_bytes / GIB, "exists", exists));
 }
 
 /* The limit in GiB from the body, or the reason it is none. */
@@ -341,9 +383,9 @@ void http_do_quota_put(const struct http_call *call, struct http_reply *reply)
 	}
 	rc = call->h->host.quota_set(call->h->host.ctx, salt_of(call), (uint64_t)(limit * GIB));
 	if (rc == 0)
-		reply_json(reply, MHD_HTTP_OK,
-			   json_pack("{s:o s:f s:s}", "cache_salt", shown(salt_of(call)), "limit_gb", limit, "status",
-				     "ok"));
+		http_reply_json(reply, MHD_HTTP_OK,
+				json_pack("{s:o s:f s:s}", "cache_salt", shown(salt_of(call)), "limit_gb", limit,
+					  "status", "ok"));
 	else if (rc != -ENOMEM)
 		http_reply_json_text(reply, MHD_HTTP_BAD_REQUEST, "{\"error\":\"invalid cache_salt\"}");
 }
@@ -361,9 +403,9 @@ void http_do_quota_delete(const struct http_call *call, struct http_reply *reply
 		return;
 	if (existed)
 		existed = call->h->host.quota_set(call->h->host.ctx, salt_of(call), UINT64_MAX) == 0;
-	reply_json(reply, MHD_HTTP_OK,
-		   json_pack("{s:o s:s}", "cache_salt", shown(salt_of(call)), "status",
-			     existed ? "removed" : "not_found"));
+	http_reply_json(reply, MHD_HTTP_OK,
+			json_pack("{s:o s:s}", "cache_salt", shown(salt_of(call)), "status",
+				  existed ? "removed" : "not_found"));
 }
 
 /* ---- sessions ------------------------------------------------------------------------------------------------ */
@@ -375,6 +417,6 @@ void http_do_session_end(const struct http_call *call, struct http_reply *reply)
 	if (quota_not_ready(call, reply))
 		return;
 	known = call->h->host.end_session(call->h->host.ctx, call->param);
-	reply_json(reply, known ? MHD_HTTP_OK : MHD_HTTP_NOT_FOUND,
-		   json_pack("{s:s s:o}", "status", known ? "ok" : "not_found", "request_id", shown(call->param)));
+	http_reply_json(reply, known ? MHD_HTTP_OK : MHD_HTTP_NOT_FOUND,
+			json_pack("{s:s s:o}", "status", known ? "ok" : "not_found", "request_id", shown(call->param)));
 }

@@ -221,7 +221,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
 	}
 	if (in->too_large)
 		return send_too_large(c);
-	call = (struct http_call){cls, in->param, slice_of(in->body, in->n)};
+	call = (struct http_call){cls, in->param, slice_of(in->body, in->n), c};
 	in->handler(&call, &reply);
 	return send_reply(c, &reply);
 }

@@ -10,6 +10,7 @@
 
 #include "daemon/base/slice.h"
 #include "daemon/base/why.h"
+#include "daemon/http/http_below.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,6 +31,8 @@ struct http_host {
 	uint32_t (*quota_list)(void *ctx, struct store_quota *out, uint32_t max);
 	char *(*conf_json)(void *ctx); /* free() */
 	bool (*ready)(void *ctx);      /* false: still starting, calls answer 503; NULL = always ready */
+	struct http_below below;
+	char instance_id[64];
 };
 
 struct http_conf {

@@ -5,8 +5,10 @@
 #include "daemon/base/lock.h"
 #include "daemon/http/http.h"
 
+#include <jansson.h>
 #include <microhttpd.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #define HTTP_THREADS         4u   /* one slow scrape does not hold up a probe */
@@ -37,6 +39,7 @@ struct http {
 	int stop_fd; /* eventfd: ends the reaper */
 	pthread_t reaper;
 	bool reaper_runs;
+	_Atomic uint32_t waiting; /* handlers that wait for L2 */
 };
 
 /* What a handler gets: the path's parameter decoded, the whole body. */
@@ -44,7 +47,12 @@ struct http_call {
 	struct http *h;
 	struct slice param;
 	struct slice body;
+	struct MHD_Connection *conn; /* for http_arg; NULL in tests of handlers alone */
 };
+
+/* A query argument, percent-decoded and terminated. 1: it is there; 0: it is not; -1: too long. */
+#define HTTP_ARG (HTTP_MAX_PARAM + 1)
+int http_arg(const struct http_call *call, const char *name, char out[HTTP_ARG]);
 
 struct http_reply {
 	unsigned status;
@@ -66,6 +74,19 @@ http_handler *http_route(const char *method, const char *path, char *param, stru
 /* Replies. The text is copied; JSON text is taken as it is. */
 void http_reply_text(struct http_reply *reply, unsigned status, const char *type, const char *text);
 void http_reply_json_text(struct http_reply *reply, unsigned status, const char *json);
+/* Takes `root`. */
+void http_reply_json(struct http_reply *reply, unsigned status, json_t *root);
+/* {"detail": text} */
+void http_reply_detail(struct http_reply *reply, unsigned status, const char *text);
+bool http_ready(const struct http_call *call);
+/* A JSON object, or the reply is filled and NULL returned. */
+json_t *http_object_body(const struct http_call *call, struct http_reply *reply);
+/* One validation error in FastAPI's shape. `input` is taken. */
+void http_unprocessable(struct http_reply *reply, const char *type, const char *field, const char *msg, json_t *input);
+bool http_is_boolean(const json_t *v, bool *out);
+
+/* handlers_l2.c: clears every adapter. 0, -ENOENT (there is none), -EBUSY, -ETIMEDOUT, -EIO. */
+int http_l2_clear(const struct http_call *call);
 
 #define ROUTE(method, path, handler, since, text) http_handler http_do_##handler;
 #include "daemon/http/routes.def"

@@ -79,31 +79,44 @@ static bool percent_decode(struct slice raw, char *out, struct slice *decoded)
 	return true;
 }
 
+int http_arg(const struct http_call *call, const char *name, char out[HTTP_ARG])
+{
+	const char *raw = call->conn ? MHD_lookup_connection_value(call->conn, MHD_GET_ARGUMENT_KIND, name) : NULL;
+	struct slice got;
+
+	if (!raw)
+		return 0;
+	if (!percent_decode(slice_str(raw), out, &got))
+		return -1;
+	out[got.n] = '\0';
+	return strlen(out) == got.n ? 1 : -1;
+}
+
 static bool method_fits(const char *want, const char *have)
 {
 	return strcmp(want, have) == 0 || (strcmp(want, "GET") == 0 && strcmp(have, "HEAD") == 0);
 }
 
-/* The methods of one path, in the words of the Allow header. Paths have one to three. */
-static const char *allowed(unsigned get, unsigned put_delete)
+/* The methods of one path, in the words of the Allow header: those some path here has together. */
+static const char *allowed(const char *methods)
 {
-	if (!get)
-		return "POST";
-	return put_delete ? "GET, HEAD, PUT, DELETE" : "GET, HEAD";
+	bool get = strstr(methods, "GET"), put = strstr(methods, "PUT"), del = strstr(methods, "DELETE");
+
+	if (get)
+		return put ? "GET, HEAD, PUT, DELETE" : del ? "GET, HEAD, DELETE" : "GET, HEAD";
+	return del ? "DELETE" : "POST";
 }
 
 http_handler *http_route(const char *method, const char *path, char *param, struct slice *out, struct http_reply *reply)
 {
-	unsigned found = 0, get = 0, put_delete = 0;
+	char methods[64] = "";
 	struct slice raw;
 
 	for (size_t i = 0; i < NROUTES; i++) {
 		if (!fits(routes[i].path, path, &raw))
 			continue;
 		if (!method_fits(routes[i].method, method)) {
-			found++;
-			get += routes[i].method[0] == 'G';
-			put_delete += routes[i].method[1] == 'U' || routes[i].method[0] == 'D';
+			snprintf(methods + strlen(methods), sizeof methods - strlen(methods), " %s", routes[i].method);
 			continue;
 		}
 		if (percent_decode(raw, param, out))
@@ -111,12 +124,12 @@ http_handler *http_route(const char *method, const char *path, char *param, stru
 		http_reply_json_text(reply, MHD_HTTP_BAD_REQUEST, "{\"detail\":\"Path parameter too long\"}");
 		return NULL;
 	}
-	if (!found) {
+	if (!*methods) {
 		http_reply_json_text(reply, MHD_HTTP_NOT_FOUND, "{\"detail\":\"Not Found\"}");
 		return NULL;
 	}
 	http_reply_json_text(reply, MHD_HTTP_METHOD_NOT_ALLOWED, "{\"detail\":\"Method Not Allowed\"}");
-	reply->allow = allowed(get, put_delete);
+	reply->allow = allowed(methods);
 	return NULL;
 }
 

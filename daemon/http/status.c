@@ -29,6 +29,7 @@ void status_free(struct status *s)
 	s->threads = NULL;
 	s->ncontexts = s->nthreads = 0;
 	status_numa_free(&s->numa);
+	status_below_free(&s->below);
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------- */
@@ -343,22 +344,6 @@ static json_t *l1_manager(const struct status *s)
 			 num(s->committed_bytes), "detached_count", num(s->detached));
 }
 
-/* Stores go nowhere after L1 and prefetches are answered at once: both controllers are at rest until there is an L2. */
-static json_t *store_controller(void)
-{
-	return json_pack("{s:b s:b s:i s:i s:i s:i s:i}", "is_healthy", 1, "thread_alive", 1, "pending_keys_count", 0,
-			 "in_flight_task_count", 0, "num_l2_adapters", 0, "num_active_adapters", 0,
-			 "num_draining_adapters", 0);
-}
-
-static json_t *prefetch_controller(void)
-{
-	return json_pack("{s:b s:b s:i s:i s:i s:i s:i s:i s:i s:i}", "is_healthy", 1, "thread_alive", 1,
-			 "max_in_flight", 8, "submission_queue_size", 0, "pending_queue_size", 0,
-			 "in_flight_request_count", 0, "lookup_phase_count", 0, "load_phase_count", 0,
-			 "completed_results_count", 0, "num_l2_adapters", 0);
-}
-
 static bool threads_healthy(const struct status *s)
 {
 	for (uint32_t i = 0; i < s->nthreads; i++)
@@ -379,11 +364,19 @@ static json_t *eviction_controller(const struct status *s)
 
 static json_t *storage_manager(const struct status *s)
 {
-	return json_pack("{s:b s:i s:o s:o s:o s:o s:o s:{s:b s:b s:[]} s:[]}", "is_healthy", s->is_healthy,
-			 "num_l2_adapters", 0, "l1_manager", l1_manager(s), "store_controller", store_controller(),
-			 "prefetch_controller", prefetch_controller(), "eviction_controller", eviction_controller(s),
-			 "l1_eviction_controller", eviction_controller(s), "l2_eviction_controller", "is_healthy", 1,
-			 "thread_alive", 1, "adapters", "l2_adapters");
+	const struct status_below *b = &s->below;
+	json_t *out = json_pack("{s:b s:i s:o s:o s:o s:o s:o s:o s:o}", "is_healthy", s->is_healthy, "num_l2_adapters",
+				(int)b->n, "l1_manager", l1_manager(s), "store_controller", status_store_controller(b),
+				"prefetch_controller", status_prefetch_controller(b), "eviction_controller",
+				eviction_controller(s), "l1_eviction_controller", eviction_controller(s),
+				"l2_eviction_controller", status_l2_eviction_controller(b), "l2_adapters",
+				status_l2_adapters(b));
+
+	if (out && b->n && json_object_set_new(out, "tier", status_tier(b))) {
+		json_decref(out);
+		return NULL;
+	}
+	return out;
 }
 
 /* ---- ours ---------------------------------------------------------------------------------------------------- */

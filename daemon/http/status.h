@@ -6,6 +6,7 @@
 #ifndef DAEMON_HTTP_STATUS_H
 #define DAEMON_HTTP_STATUS_H
 
+#include "daemon/http/status_below.h"
 #include "daemon/http/status_numa.h"
 
 #include <jansson.h>
@@ -76,6 +77,7 @@ struct status {
 	const char *copy_kernel;   /* "avx512-nt" */
 	const char *arena_backing; /* "shm lmcache_l1_pool_123" */
 	struct status_numa numa;
+	struct status_below below;
 };
 
 /* Frees what the snapshot owns, not the struct. */

@@ -215,6 +215,16 @@ uint32_t seg_name_by_digest(struct seg_names *t, const uint8_t digest[SEG_DIGEST
 	return id;
 }
 
+uint32_t seg_names_count(struct seg_names *t)
+{
+	uint32_t n;
+
+	lk_lock(&t->lk);
+	n = t->used;
+	lk_unlock(&t->lk);
+	return n;
+}
+
 const struct seg_name *seg_name_of(const struct seg_names *t, uint32_t id)
 {
 	check(id && id <= SEG_NAMES_MAX && t->slab[id / SLAB]);

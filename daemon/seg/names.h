@@ -36,6 +36,8 @@ uint32_t seg_name_get(struct seg_names *t, const struct seg_name *name);
 uint32_t seg_name_find(struct seg_names *t, const struct seg_name *name);
 /* By its digest; 0: unknown. */
 uint32_t seg_name_by_digest(struct seg_names *t, const uint8_t digest[SEG_DIGEST]);
+/* Numbers run from 1 to this. */
+uint32_t seg_names_count(struct seg_names *t);
 /* What a number means; constant for the life of the table. The digest identifies a name on a medium. */
 const struct seg_name *seg_name_of(const struct seg_names *t, uint32_t id);
 const uint8_t *seg_name_digest(const struct seg_names *t, uint32_t id); /* SEG_DIGEST bytes of BLAKE3 over all fields */

@@ -30,6 +30,8 @@ static int fake_prefetch(void *ctx, const struct tier_want *w)
 {
 	struct fake_tier *t = ctx;
 
+	for (uint32_t r = 0; t->err && r < w->world_size; r++)
+		store_ns_put(t->f->store, w->ns[r]);
 	if (t->err)
 		return t->err;
 	t->jobs++;

@@ -120,9 +120,16 @@ static inline bool fake_ready(void *ctx)
 static inline struct fake *fake_start_with(struct http_conf conf)
 {
 	struct fake *f = calloc(1, sizeof *f);
-	struct http_host host = {
-		f,         fake_status, fake_clear, fake_end_session, fake_refresh, fake_quota_set, fake_quota_list,
-		fake_conf, fake_ready};
+	struct http_host host = {.ctx = f,
+				 .status = fake_status,
+				 .clear = fake_clear,
+				 .end_session = fake_end_session,
+				 .refresh_gauges = fake_refresh,
+				 .quota_set = fake_quota_set,
+				 .quota_list = fake_quota_list,
+				 .conf_json = fake_conf,
+				 .ready = fake_ready,
+				 .instance_id = "test"};
 	struct why why = {0};
 
 	assert_non_null(f);

@@ -151,6 +151,7 @@ static struct status snapshot(void)
 			   .trigger_watermark = 0.8,
 			   .eviction_ratio = 0.2,
 			   .peers = {6, 7, 8},
+			   .below = {.max_in_flight = 8},
 			   .copy_kernel = "avx512-nt",
 			   .arena_backing = "shm lmcache_l1_pool_123"};
 
