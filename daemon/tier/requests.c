@@ -54,7 +54,7 @@ static void hand_over_batch(struct tier *t, uint32_t name, const struct store_ha
 		if (objs[i] && !hand_over(t, name, &hashes[i], objs[i], hit))
 			back[nback++] = objs[i];
 	}
-	atomic_store_explicit(&t->todo, 1, memory_order_relaxed);
+	atomic_store(&t->todo, 1);
 	lk_unlock(&t->lk);
 	if (nback)
 		store_unlock(t->c.store, back, NULL, nback, clock_ms());
@@ -151,7 +151,7 @@ int tier_flush(struct tier *t, void (*done)(void *ctx, int result), void *ctx)
 		f->told = false;
 		f->deadline_ns = clock_ns() + FLUSH_NS;
 		t->nflushes++;
-		atomic_store_explicit(&t->todo, 1, memory_order_relaxed);
+		atomic_store(&t->todo, 1);
 		err = 0;
 		break;
 	}
@@ -208,7 +208,7 @@ int tier_prefetch(struct tier *t, const struct tier_want *w)
 	t->new_jobs_end = &j->next;
 	j->id_next = t->by_id[j->id % JOBS_WAITING];
 	t->by_id[j->id % JOBS_WAITING] = j;
-	atomic_store_explicit(&t->todo, 1, memory_order_relaxed);
+	atomic_store(&t->todo, 1);
 	lk_unlock(&t->lk);
 	tier_wake(t);
 	return 0;
@@ -224,7 +224,7 @@ void tier_cancel(struct tier *t, uint64_t id)
 			continue;
 		j->cancelled = any = true;
 		t->cancels++;
-		atomic_store_explicit(&t->todo, 1, memory_order_relaxed);
+		atomic_store(&t->todo, 1);
 	}
 	lk_unlock(&t->lk);
 	if (any)

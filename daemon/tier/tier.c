@@ -39,13 +39,13 @@ void sums_free(struct sums *s)
 
 /* ---- waking ------------------------------------------------------------------------------------------------------------ */
 
-/* Either the thread sees what was added before it sleeps, or we see that it sleeps. */
+/* Either the thread sees what was added before it sleeps, or we see that it sleeps: both sides write first and then read, all
+ * sequentially consistent. */
 void tier_wake(struct tier *t)
 {
 	uint64_t one = 1;
 
-	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&t->sleeping, memory_order_relaxed) && atomic_exchange(&t->sleeping, false))
+	if (atomic_load(&t->sleeping) && atomic_exchange(&t->sleeping, false))
 		(void)!write(t->wake, &one, sizeof(one));
 }
 
@@ -75,7 +75,6 @@ static void rest(struct tier *t, uint64_t until_ns, uint64_t now_ns)
 		ns = LONGEST_NS;
 	ts = (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
 	atomic_store(&t->sleeping, true);
-	atomic_thread_fence(memory_order_seq_cst);
 	if (!has_work(t) && ppoll(&p, 1, &ts, NULL) > 0)
 		(void)!read(t->wake, &count, sizeof(count));
 	atomic_store(&t->sleeping, false);
@@ -332,7 +331,7 @@ void tier_destroy(struct tier *t, uint32_t wait_ms)
 	lk_lock(&t->lk);
 	t->stopping = true;
 	t->stop_ns = clock_ns() + wait_ms * 1000000ull;
-	atomic_store_explicit(&t->todo, 1, memory_order_relaxed);
+	atomic_store(&t->todo, 1);
 	lk_unlock(&t->lk);
 	tier_wake(t);
 	pthread_join(t->thread, NULL);

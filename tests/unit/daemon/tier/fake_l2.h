@@ -26,7 +26,7 @@ struct fake_object {
 struct fake_l2 {
 	struct l2 l2;
 	struct l2_ops ops;
-	enum fake_mode mode;
+	_Atomic enum fake_mode mode;
 	bool local;
 	pthread_mutex_t m;
 	pthread_cond_t c;
@@ -37,11 +37,11 @@ struct fake_l2 {
 	struct l2_find *finds[1024];
 	uint32_t nfinds;
 	/* script */
-	int load_error, store_error, flush_error;
-	uint32_t delay_us, error_every; /* thread: each n-th io fails with -EIO */
-	bool hang_loads, hang_stores, hang_finds, shuffle, late_errors;
+	_Atomic int load_error, store_error, flush_error;
+	_Atomic uint32_t delay_us, error_every; /* thread: each n-th io fails with -EIO */
+	_Atomic bool hang_loads, hang_stores, hang_finds, shuffle;
 	/* seen */
-	uint64_t loads, stores, asked, flushes, most_load_bytes, load_bytes_now, with_sums;
+	_Atomic uint64_t loads, stores, asked, flushes, most_load_bytes, load_bytes_now, with_sums;
 	bool stop, started;
 	pthread_t thread;
 	uint64_t seed;
