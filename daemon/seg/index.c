@@ -123,6 +123,22 @@ uint32_t seg_index_find(const struct seg_index *ix, const struct seg_key *key)
 	return id && !(ix->e[id].flags & ENTRY_REMOVED) ? id : 0;
 }
 
+void seg_index_expect(struct seg_index *ix, uint64_t n)
+{
+	if (ix->used == 0 && n > ix->nbuckets)
+		ix->nbuckets = n < ix->max ? (uint32_t)n : ix->max;
+}
+
+void seg_index_warm_bucket(const struct seg_index *ix, const struct seg_key *key)
+{
+	__builtin_prefetch(&ix->bucket[bucket_of(ix, mix(ix, key->hash.b, key->name))]);
+}
+
+void seg_index_warm_entry(const struct seg_index *ix, const struct seg_key *key)
+{
+	__builtin_prefetch(&ix->e[ix->bucket[bucket_of(ix, mix(ix, key->hash.b, key->name))]]);
+}
+
 static uint32_t take(struct seg_index *ix)
 {
 	uint32_t id = ix->unused;

@@ -12,7 +12,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#define ENTRIES_PER_TURN 4096u /* about a millisecond: reads are served in between */
+#define BATCH            32u
+#define BATCHES_PER_TURN 128u /* about a millisecond: reads are served in between */
 
 /* ---- what was found --------------------------------------------------------------------------------------------------- */
 
@@ -153,22 +154,38 @@ static bool open_summary(struct recovery *r, struct load *l)
 							r->numbers, SEG_NAMES_MAX, &l->reader) == 0;
 }
 
-/* False: no more now (budget, or removals to wait for). */
-static bool take_entries(struct recovery *r, struct load *l, uint32_t *budget)
+/* Decodes the next entries and brings what entering them will touch closer: a million cache misses one after another would be most of a
+ * restart. */
+static uint32_t next_batch(struct recovery *r, const struct load *l, struct format_entry *e)
 {
-	for (; l->next < l->reader.count; l->next++) {
-		struct format_entry e;
+	uint32_t n = l->reader.count - l->next < BATCH ? l->reader.count - l->next : BATCH;
+	struct seg_key key;
 
-		if (*budget == 0)
-			return false;
-		--*budget;
-		if (format_summary_entry(&l->reader, l->next, &r->s->super, &e))
-			continue;
-		if (e.kind == FORMAT_OBJECT)
-			recover_object(r, l->segment, &e);
-		else if (read_removal(r, l->segment, e.at))
-			saw(r, l->segment, e.sequence);
-		else
+	for (uint32_t i = 0; i < n; i++) {
+		if (format_summary_entry(&l->reader, l->next + i, &r->s->super, &e[i]))
+			e[i].kind = 0;
+		key = (struct seg_key){.name = e[i].name, .hash = e[i].hash};
+		seg_index_warm_bucket(&r->s->ix, &key);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		key = (struct seg_key){.name = e[i].name, .hash = e[i].hash};
+		seg_index_warm_entry(&r->s->ix, &key);
+	}
+	return n;
+}
+
+/* False: no more now (removals to wait for). */
+static bool take_batch(struct recovery *r, struct load *l)
+{
+	struct format_entry e[BATCH];
+	uint32_t n = next_batch(r, l, e);
+
+	for (uint32_t i = 0; i < n; i++, l->next++) {
+		if (e[i].kind == FORMAT_OBJECT)
+			recover_object(r, l->segment, &e[i]);
+		else if (e[i].kind == FORMAT_REMOVAL && read_removal(r, l->segment, e[i].at))
+			saw(r, l->segment, e[i].sequence);
+		else if (e[i].kind == FORMAT_REMOVAL)
 			return false;
 	}
 	return true;
@@ -176,7 +193,7 @@ static bool take_entries(struct recovery *r, struct load *l, uint32_t *budget)
 
 static void take_loads(struct recovery *r)
 {
-	uint32_t budget = ENTRIES_PER_TURN;
+	uint32_t budget = BATCHES_PER_TURN;
 
 	while (r->load_tail != r->load_head && r->load[r->load_tail % LOADS].done) {
 		struct load *l = &r->load[r->load_tail % LOADS];
@@ -186,8 +203,9 @@ static void take_loads(struct recovery *r)
 			r->bad_summaries++;
 		} else {
 			l->opened = true;
-			if (!take_entries(r, l, &budget))
-				return;
+			while (l->next < l->reader.count)
+				if (budget-- == 0 || !take_batch(r, l))
+					return;
 			r->segments++;
 		}
 		r->ring_tail += l->taken;
@@ -209,9 +227,12 @@ int recover_start(struct seg *s)
 {
 	struct recovery *r = s->recovery;
 
+	uint64_t expected = 0;
+
 	for (uint32_t id = 0; id < s->super.segments; id++) {
 		const struct segment *g = &s->segment[id];
 
+		expected += r->seal[id].records;
 		if (g->state == SEGMENT_SEALED && r->seal[id].bytes)
 			r->order[r->norder++] = id;
 		else if (g->state == SEGMENT_OPEN)
@@ -219,6 +240,7 @@ int recover_start(struct seg *s)
 	}
 	qsort_r(r->order, r->norder, sizeof(*r->order), newest_first, s->segment);
 	qsort_r(r->to_scan, r->nscan, sizeof(*r->to_scan), newest_first, s->segment);
+	seg_index_expect(&s->ix, expected);
 	start_loads(r);
 	return 0;
 }

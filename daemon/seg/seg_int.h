@@ -61,6 +61,11 @@ int seg_index_create(struct seg_index *ix, uint32_t max_objects);
 void seg_index_destroy(struct seg_index *ix);
 /* Number of the object's entry, 0: none (or removed). Under the lock, or on the owner thread. */
 uint32_t seg_index_find(const struct seg_index *ix, const struct seg_key *key);
+/* Of an empty index: `n` objects will come soon, so that it need not grow step by step. */
+void seg_index_expect(struct seg_index *ix, uint64_t n);
+/* Brings what entering a key will touch closer: its bucket, then (once that is there) the first entry in it. */
+void seg_index_warm_bucket(const struct seg_index *ix, const struct seg_key *key);
+void seg_index_warm_entry(const struct seg_index *ix, const struct seg_key *key);
 
 struct recovery; /* recover.c */
 struct writer;   /* write.c: open segments, group commit */
