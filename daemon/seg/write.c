@@ -427,6 +427,11 @@ static bool start_first(struct writer *w)
 {
 	struct seg_op *op = w->waiting.first;
 
+	if (w->s->read_only) { /* since a clear failed that was before it */
+		seg_count(w->s, &w->s->n.queued, (uint64_t)-1);
+		seg_finish(w->s, queue_take(&w->waiting), -EROFS);
+		return true;
+	}
 	if (op->kind == SEG_REMOVE)
 		return removals_start(w);
 	queue_take(&w->waiting);
