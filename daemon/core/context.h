@@ -27,6 +27,8 @@
 struct ctx_registry;
 struct status;
 
+#define CTX_MAX_OBJECT (4ull << 30) /* bytes of a chunk */
+
 enum ctx_kind { CTX_PAGED, CTX_SLOTS, CTX_BYTES }; /* shm tensors; engine-driven by slots; by message bytes */
 
 /* A PREPARE_* waiting for its COMMIT_*: reservations (store) or locks (retrieve) the engine holds. */

@@ -8,6 +8,7 @@
 #ifndef DAEMON_CORE_CORE_INT_H
 #define DAEMON_CORE_CORE_INT_H
 
+#include "daemon/base/crc32c.h"
 #include "daemon/base/lock.h"
 #include "daemon/conf/conf.h"
 #include "daemon/core/below.h"
@@ -67,8 +68,9 @@ struct exec {
 	uint32_t *indices;
 	struct pk_tensor *tensors;
 	uint32_t max_chunks;
-	uint64_t owner;            /* serial of the peer whose request runs */
-	struct wire_tokens tokens; /* of that request, until exec_remember */
+	uint32_t sums[CTX_MAX_OBJECT / CRC_BLOCK]; /* of one object being stored */
+	uint64_t owner;                            /* serial of the peer whose request runs */
+	struct wire_tokens tokens;                 /* of that request, until exec_remember */
 };
 
 /* What an operation answers. Arrays in `reply` may point into the exec. */

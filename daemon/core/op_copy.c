@@ -52,9 +52,19 @@ static void observe(struct server *srv, metric_series s, enum metric_id bytes_id
 
 static bool gather_all(struct exec *e, const struct ctx *c, const struct kv_blocks *blocks, uint32_t n)
 {
+	struct store *s = e->srv->store;
+	bool sums = below_wants_sums(e->srv);
+
 	for (uint32_t j = 0; j < n; j++) {
-		if (e->objs[j])
-			kv_gather(c->layout, blocks, j, store_ptr(e->srv->store, e->objs[j]));
+		if (!e->objs[j])
+			continue;
+		if (!sums) {
+			kv_gather(c->layout, blocks, j, store_ptr(s, e->objs[j]));
+			continue;
+		}
+		/* while the bytes are in the CPU anyway: L2 would have to read them again */
+		kv_gather_sums(c->layout, blocks, j, store_ptr(s, e->objs[j]), e->sums);
+		store_sums_set(s, e->objs[j], e->sums);
 	}
 	return !ctx_faulted(c);
 }

@@ -190,6 +190,18 @@ static bool fits(const struct pk_tensor *t, const struct ctx *c)
 	return count == expect && t->dtype == c->dtype;
 }
 
+static void copy_in(struct exec *e, store_obj o, const void *src, uint64_t bytes)
+{
+	struct store *s = e->srv->store;
+
+	if (!below_wants_sums(e->srv)) {
+		kv_copy(store_ptr(s, o), src, bytes);
+		return;
+	}
+	kv_copy_sums(store_ptr(s, o), src, bytes, e->sums);
+	store_sums_set(s, o, e->sums);
+}
+
 static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx *c, const struct range *g)
 {
 	uint32_t reserved, readable;
@@ -215,7 +227,7 @@ static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx 
 		const struct pk_tensor *t = &e->tensors[j];
 
 		if (e->objs[j])
-			kv_copy(store_ptr(e->srv->store, e->objs[j]),
+			copy_in(e, e->objs[j],
 				(const uint8_t *)t->storage.p + t->storage_offset * pk_dtype_size(t->dtype),
 				c->object_bytes);
 	}

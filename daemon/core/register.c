@@ -5,9 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define MAX_OBJECT_BYTES (4ull << 30)
-
-#define POOL_PREFIX      "lmcache_l1_pool_" /* what servers of this protocol call their L1 */
+#define POOL_PREFIX "lmcache_l1_pool_" /* what servers of this protocol call their L1 */
 
 /* A client that registered L1 itself could read and overwrite every tenant's chunks with RETRIEVE and STORE. */
 static bool is_pool(struct slice name, const char *arena_name)
@@ -103,9 +101,9 @@ static int build_layout(const struct wire_req *req, const struct ctx_paged_conf 
 	kv_layout_group(c->layout, 0, &first);
 	c->hidden = first.num_heads * first.head_size;
 	c->use_mla = first.kv_size == 1;
-	if (c->object_bytes == 0 || c->object_bytes > MAX_OBJECT_BYTES)
+	if (c->object_bytes == 0 || c->object_bytes > CTX_MAX_OBJECT)
 		return why_set(why, -ERANGE, "a chunk of this layout takes %llu bytes, at most %llu",
-			       (unsigned long long)c->object_bytes, MAX_OBJECT_BYTES);
+			       (unsigned long long)c->object_bytes, CTX_MAX_OBJECT);
 	return 0;
 }
 
@@ -150,8 +148,8 @@ int ctx_engine_driven_create(const struct wire_req *req, uint32_t chunk_tokens, 
 			       ed->num_layers, ed->hidden_dim_size, ed->block_size, chunk_tokens);
 	bytes = (unsigned __int128)(ed->use_mla ? 1 : 2) * ed->num_layers * chunk_tokens * ed->hidden_dim_size *
 		pk_dtype_size(dtype);
-	if (bytes > MAX_OBJECT_BYTES)
-		return why_set(why, -ERANGE, "a chunk would take more than %llu bytes", MAX_OBJECT_BYTES);
+	if (bytes > CTX_MAX_OBJECT)
+		return why_set(why, -ERANGE, "a chunk would take more than %llu bytes", CTX_MAX_OBJECT);
 	c = ctx_create(req->instance_id, slots ? CTX_SLOTS : CTX_BYTES, req->model, req->engine_type, req->world_size);
 	if (!c)
 		return why_set(why, -ENOMEM, "out of memory");
