@@ -57,6 +57,11 @@ static void show_phase(struct report *r, const struct bench_l2_result *x, enum b
 	if (p != BENCH_L2_LOOKUP)
 		report_real(r, "Throughput (GB/s)", "throughput_gb_per_second",
 			    seconds > 0 ? (double)x->phase[p].bytes / 1e9 / seconds : NAN);
+	if (p != BENCH_L2_LOOKUP)
+		report_real(r, "CPU (ms/GiB)", "cpu_ms_per_gib",
+			    x->phase[p].bytes
+				    ? (double)x->phase[p].cpu_ns / 1e6 * (double)(1u << 30) / (double)x->phase[p].bytes
+				    : NAN);
 	report_real(r, "Latency p50 (ms)", "latency_p50_ms", h->count ? (double)hist_percentile(h, 0.5) / 1e6 : NAN);
 	report_real(r, "Latency p95 (ms)", "latency_p95_ms", h->count ? (double)hist_percentile(h, 0.95) / 1e6 : NAN);
 	report_real(r, "Latency p99 (ms)", "latency_p99_ms", h->count ? (double)hist_percentile(h, 0.99) / 1e6 : NAN);
@@ -87,6 +92,8 @@ static struct report *show(const struct bench_l2_conf *c, const struct bench_l2_
 	report_int(r, "Rounds", "rounds", c->rounds);
 	report_text(r, "Pages of the buffers", "pages", "%s", x->pages);
 	report_int(r, "Seed", "seed", (long long)c->seed);
+	if (x->adapter)
+		report_both(r, NULL, "adapter", json_incref(x->adapter), "%s", "");
 	for (uint32_t p = 0; p < BENCH_L2_PHASES; p++)
 		if (c->phase[p])
 			show_phase(r, x, (enum bench_l2_phase)p);
@@ -134,6 +141,8 @@ static int run(const struct cli_cmd *cmd, const struct l2_opts *o)
 	struct bench_l2_result *x = mem_calloc(1, sizeof(*x));
 	int rc = x ? bench_l2_run(&c, o->adapter, x, &why) : why_set(&why, -ENOMEM, "out of memory");
 	int code = rc ? CLI_FAILED : finish(cmd, o, &c, x);
+	if (x)
+		json_decref(x->adapter);
 	mem_free(x);
 	if (rc == -EINVAL || rc == -ENOTSUP)
 		return cli_usage(cmd, "%s", why.text);

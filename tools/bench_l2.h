@@ -23,12 +23,13 @@ struct bench_l2_conf {
 struct bench_l2_result {
 	struct {
 		struct hist latency;
-		uint64_t done, bytes, ns, missing, failed, dropped,
-			present; /* ns: the phases' time, warm-up left out */
+		uint64_t done, bytes, missing, failed, dropped, present;
+		uint64_t ns, cpu_ns; /* of the phases, warm-up left out; of the whole process */
 	} phase[BENCH_L2_PHASES];
 	uint64_t right, wrong, flush_ns;
 	int first_error;
-	char pages[32]; /* of the buffers */
+	char pages[32];  /* of the buffers */
+	json_t *adapter; /* what it says about itself at the end; the caller's, may be NULL */
 };
 
 /* Runs all rounds. 0, or -errno with `why`: -ETIMEDOUT when an operation never came back (the adapter must then be closed before anything

@@ -203,9 +203,17 @@ static uint64_t number_of(const struct bench *b, enum bench_l2_phase phase, uint
 	return n;
 }
 
+/* Of the whole process: the adapter's threads count. */
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static int one_phase(struct bench *b, enum bench_l2_phase phase, uint32_t round, bool measured)
 {
-	uint64_t began = clock_ns();
+	uint64_t began = clock_ns(), cpu = cpu_ns();
 	int rc = 0;
 	b->measured = measured;
 	for (uint32_t i = 0; i < b->conf->keys && !rc; i++) {
@@ -215,8 +223,10 @@ static int one_phase(struct bench *b, enum bench_l2_phase phase, uint32_t round,
 	}
 	if (!rc)
 		rc = collect(b, phase, true);
-	if (measured)
+	if (measured) {
 		b->out->phase[phase].ns += clock_ns() - began;
+		b->out->phase[phase].cpu_ns += cpu_ns() - cpu;
+	}
 	return rc;
 }
 
@@ -261,6 +271,8 @@ static int rounds(struct bench *b)
 		if (!rc && b->conf->phase[BENCH_L2_LOAD])
 			rc = one_phase(b, BENCH_L2_LOAD, r, measured);
 	}
+	if (b->l2->ops->describe)
+		b->out->adapter = b->l2->ops->describe(b->l2);
 	for (uint64_t i = 0; !b->conf->keep && i < (uint64_t)all * b->conf->keys && !rc; i++)
 		rc = plain(b, b->l2->ops->remove, i, &result);
 	return rc;
@@ -268,24 +280,32 @@ static int rounds(struct bench *b)
 
 /* ---- setting up ------------------------------------------------------------------------------------------------------------------ */
 
-/* On large pages where the machine has some, since that decides the speed. */
+/* On large pages, since that decides the speed: reserved ones where the machine has some, else the kernel is asked to make them. */
 static int get_memory(struct bench *b)
 {
-	static const struct {
-		int flags;
-		const char *name;
-	} ways[] = {{MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), "2 MiB"}, {0, "4 KiB or transparent"}};
 	b->memory_bytes = (b->conf->in_flight * b->slot_bytes + HUGE - 1) & ~(HUGE - 1);
-	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-		void *p = mmap(NULL, b->memory_bytes, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | ways[i].flags, -1, 0);
-		if (p == MAP_FAILED)
-			continue;
-		b->memory = p;
-		snprintf(b->out->pages, sizeof(b->out->pages), "%s", ways[i].name);
+	void *p = mmap(NULL, b->memory_bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT), -1, 0);
+	b->memory = p;
+	if (p != MAP_FAILED) {
+		snprintf(b->out->pages, sizeof(b->out->pages), "2 MiB");
 		return 0;
 	}
-	return -ENOMEM;
+	p = mmap(NULL, b->memory_bytes + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	b->memory = NULL;
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	uint8_t *at = (uint8_t *)(((uintptr_t)p + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
+	size_t before = (size_t)(at - (uint8_t *)p);
+	if (before)
+		munmap(p, before);
+	if (HUGE - before)
+		munmap(at + b->memory_bytes, HUGE - before);
+	bool large = madvise(at, b->memory_bytes, MADV_HUGEPAGE) == 0;
+	memset(at, 0, b->memory_bytes);
+	b->memory = at;
+	snprintf(b->out->pages, sizeof(b->out->pages), "%s", large ? "transparent" : "4 KiB");
+	return 0;
 }
 
 static int set_up(struct bench *b, struct why *why)

@@ -22,6 +22,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 struct l2;
 
@@ -119,9 +120,10 @@ void l2_conf_free(struct l2_conf *c);
 json_t *l2_conf_json(const struct l2_conf *c);
 const char *l2_conf_type(const struct l2_conf *c);
 
+/* Writes docs/l2-adapters.md from the tables of types and keys. */
+void l2_conf_write_docs(FILE *out);
+
 /* Starts it: devices opened, threads running; recovery may still go on. */
 int l2_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **out, struct why *why);
-
-/* Constructors, one per type (raw.c, fs.c, resp.c, mock.c, fault.c); listed once in types.def. */
 
 #endif

@@ -86,8 +86,6 @@ const char *l2_conf_item(const struct l2_conf *c, const char *key, uint32_t i);
 /* A REAL key in GiB, as bytes. */
 uint64_t l2_conf_gib(const struct l2_conf *c, const char *key);
 
-void l2_conf_write_docs(FILE *out);
-
 /* ---- a thread that delays ----------------------------------------------------------------------------------------------------- */
 
 /* Calls `due` for each io at its time, in order of time, on one thread; ios with UINT64_MAX only when it is stopped. Uses io->next and

@@ -88,8 +88,8 @@ static void evict_to(struct mock *m, uint64_t bytes)
 
 static int do_store(struct mock *m, struct l2_io *io)
 {
-	struct object **at = place(m, &io->key), *o;
-	if (*at)
+	struct object *o;
+	if (*place(m, &io->key))
 		return -EEXIST;
 	if (io->bytes > m->capacity || (m->noop && io->bytes > m->capacity - m->n.used_bytes))
 		return -ENOSPC;
@@ -99,7 +99,7 @@ static int do_store(struct mock *m, struct l2_io *io)
 		return -ENOSPC;
 	*o = (struct object){.key = io->key, .bytes = io->bytes, .number = ++m->arrivals};
 	memcpy(o->data, io->mem, io->bytes);
-	*(at = place(m, &io->key)) = o;
+	*place(m, &io->key) = o; /* eviction may have changed the chain */
 	list_newest(m, o);
 	m->n.objects++;
 	m->n.used_bytes += o->bytes;
@@ -172,9 +172,8 @@ static void due(void *ctx, struct l2_io *io, bool cancelled)
 	io->result = cancelled ? -ECANCELED : perform(m, kind, io);
 	count(m, kind, io);
 	lk_unlock(&m->lk);
-	if (io->result == 0 && kind == MOCK_LOAD)
-		crc32c_blocks(io->mem, io->bytes, io->sums);
-	else if (io->result == 0 && kind == MOCK_STORE && io->sums && io->bytes && io->sums[0] == 0)
+	bool wants_sums = kind == MOCK_LOAD || (kind == MOCK_STORE && io->bytes && io->sums[0] == 0);
+	if (io->result == 0 && wants_sums)
 		crc32c_blocks(io->mem, io->bytes, io->sums);
 	io->done(io);
 }

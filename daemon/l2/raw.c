@@ -1,6 +1,7 @@
 /* raw.c - the raw_block adapter: which device an operation goes to, and what is told about them. */
 #include "daemon/l2/raw_int.h"
 
+#include "daemon/base/check.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/mem.h"
 
@@ -83,14 +84,15 @@ static void raw_load(struct l2 *a, struct l2_io *io)
  * waiting stores is passed over. */
 static struct raw_device *next_for_store(struct raw *r, uint64_t bytes)
 {
-	uint32_t turn = atomic_fetch_add_explicit(&r->turn, 1, memory_order_relaxed);
-	for (uint32_t i = 0; i < r->ndevices; i++) {
-		struct raw_device *d = &r->device[(turn + i) % r->ndevices];
+	uint32_t n = r->ndevices, turn = atomic_fetch_add_explicit(&r->turn, 1, memory_order_relaxed);
+	check(n);
+	for (uint32_t i = 0; i < n; i++) {
+		struct raw_device *d = &r->device[(turn + i) % n];
 		if (atomic_load_explicit(&d->writes, memory_order_relaxed) &&
 		    atomic_load_explicit(&d->queued_bytes, memory_order_relaxed) + bytes <= r->queue_bytes)
 			return d;
 	}
-	return &r->device[turn % r->ndevices];
+	return &r->device[turn % n];
 }
 
 static void raw_store(struct l2 *a, struct l2_io *io)
@@ -238,10 +240,17 @@ static json_t *describe_disk(struct raw_device *d)
 	if (d->seg)
 		disk_stats(seg_disk(d->seg), &n);
 	lk_unlock(&d->lk);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "in_flight_bytes", (json_int_t)n.in_flight_bytes,
-			 "window_bytes", (json_int_t)n.window_bytes, "fixed_bytes", (json_int_t)n.fixed_bytes,
-			 "loose_bytes", (json_int_t)n.loose_bytes, "errors", (json_int_t)n.errors, "retries",
-			 (json_int_t)n.retries, "oldest_seconds", (double)n.oldest_ns / 1e9);
+	json_t *out = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "in_flight_bytes",
+				(json_int_t)n.in_flight_bytes, "window_bytes", (json_int_t)n.window_bytes,
+				"fixed_bytes", (json_int_t)n.fixed_bytes, "loose_bytes", (json_int_t)n.loose_bytes,
+				"sub_ios", (json_int_t)n.sub_ios, "submit_calls", (json_int_t)n.submit_calls, "errors",
+				(json_int_t)n.errors, "retries", (json_int_t)n.retries, "oldest_seconds",
+				(double)n.oldest_ns / 1e9);
+	if (out && n.traced) {
+		json_object_set_new(out, "punts", json_integer((json_int_t)n.punts));
+		json_object_set_new(out, "splits", json_integer((json_int_t)n.splits));
+	}
+	return out;
 }
 
 static json_t *describe_device(struct raw_device *d)

@@ -131,6 +131,7 @@ static void take_conf(struct raw *r, const struct l2_conf *c)
 	r->buffered = !l2_conf_bool(c, "use_odirect");
 	r->verify = strcmp(l2_conf_text(c, "verify"), "full") == 0;
 	r->discard = l2_conf_bool(c, "discard");
+	r->trace = l2_conf_bool(c, "trace");
 	r->window_bytes = (uint64_t)l2_conf_int(c, "window_mb") << 20;
 	r->queue_bytes = (uint64_t)l2_conf_int(c, "max_queue_mb") << 20;
 	r->write_rate = (uint64_t)(l2_conf_real(c, "write_limit_mb") * (double)(1u << 20));

@@ -51,7 +51,8 @@ static int open_disk(struct raw_device *d, struct disk **out, struct why *why)
 				 .engine = r->engine,
 				 .window_bytes = r->window_bytes,
 				 .buffers = buffers,
-				 .nbuffers = n + 1};
+				 .nbuffers = n + 1,
+				 .trace = r->trace};
 	int rc = r->opener.open ? r->opener.open(r->opener.ctx, d->index, &conf, out, why) : disk_open(&conf, out, why);
 	mem_free(buffers);
 	return rc;

@@ -90,7 +90,7 @@ struct raw {
 	struct raw_opener opener;
 	/* from the configuration */
 	enum disk_engine engine;
-	bool buffered, verify, discard;
+	bool buffered, verify, discard, trace;
 	uint64_t window_bytes, queue_bytes, write_rate;
 	double readmit, dwpd;
 	uint32_t flush_ms, max_objects;

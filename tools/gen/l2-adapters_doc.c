@@ -1,5 +1,5 @@
 /* Prints docs/l2-adapters.md. */
-#include "daemon/l2/l2_int.h"
+#include "daemon/l2/l2.h"
 
 int main(void)
 {

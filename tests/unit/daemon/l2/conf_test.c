@@ -146,6 +146,14 @@ static void keys_and_values(void **state)
 		 {"num_workers: 0 is out of range (1 to 256)"}},
 		{"{\"type\": \"fs_native\", \"base_path\": \"\"}", -EINVAL, {"base_path: empty"}},
 		{"{\"type\": \"fs_native\", \"base_path\": \"a\\u0000b\"}", -EINVAL, {"Invalid JSON"}},
+	};
+	REFUSED(list);
+}
+
+static void what_is_not_here(void **state)
+{
+	(void)state;
+	static const struct refusal list[] = {
 		{"{\"type\": \"fs_native\", \"base_path\": \"/x\", \"persist_enabled\": false}",
 		 -ENOTSUP,
 		 {"persist_enabled is refused: "}},
@@ -334,6 +342,7 @@ int main(void)
 		cmocka_unit_test(texts_of_upstream),
 		cmocka_unit_test(types_we_do_not_serve),
 		cmocka_unit_test(keys_and_values),
+		cmocka_unit_test(what_is_not_here),
 		cmocka_unit_test(what_an_upstream_file_may_hold),
 		cmocka_unit_test(values_come_back),
 		cmocka_unit_test(secrets_are_not_shown),
