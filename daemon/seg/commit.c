@@ -195,21 +195,24 @@ static bool can_seal(const struct seg *s, const struct stream *st)
 	return !st->failed && need <= FORMAT_MAX_SUMMARY && st->end + need <= s->super.segment_bytes;
 }
 
+/* The oldest first: the order of places says nothing, and one of them might wait for ever. */
 static void seal_start(struct writer *w)
 {
-	for (uint32_t i = 0; i < WRITE_STREAMS && !w->sealing; i++) {
+	struct stream *next = NULL;
+
+	for (uint32_t i = 0; i < WRITE_STREAMS; i++) {
 		struct stream *st = &w->stream[i];
 
 		if (!st->used || !st->full || st->in_flight)
 			continue;
-		if (!can_seal(w->s, st)) {
+		if (!can_seal(w->s, st))
 			close_stream(w, st);
-			continue;
-		}
-		w->sealing = st;
-		w->seal_step = SEAL_FLUSH;
-		w->seal_mark = w->written;
+		else if (!next || st->generation < next->generation)
+			next = st;
 	}
+	w->sealing = next;
+	w->seal_step = next ? SEAL_FLUSH : SEAL_NONE;
+	w->seal_mark = w->written;
 }
 
 static void seal_step(struct writer *w)

@@ -32,7 +32,7 @@ struct evictor {
 
 	enum evict_step step;
 	uint32_t victim, entry; /* next entry to look at */
-	uint8_t uses;           /* of the records that are copied in this pass */
+	int uses, least;        /* of the records that are copied: in this pass, and in the last one */
 	uint64_t budget, mark, bounce_used;
 	struct job job[JOBS];
 	uint32_t busy;
@@ -206,16 +206,24 @@ static struct ages ages_of(const struct seg *s)
 	return a;
 }
 
-/* Live bytes, each as often as it was used and once more; the youngest segments count twice. In 32nds of a segment, so that small
- * differences do not outweigh age. */
+/* 1: the newest segment, 0: as many were begun since as there are. */
+static double youth(const struct seg *s, const struct segment *g, const struct ages *a)
+{
+	double age = (double)(a->newest - g->generation) / (double)s->super.segments;
+
+	return age < 1 ? 1 - age : 0;
+}
+
+/* Live bytes. Those of the youngest segment count eight times, since what was just written is wanted most, also if its segment is hardly
+ * filled; every use since the last pass counts like half of that. In 32nds of a segment, so that small differences do not
+ * outweigh age. */
 static uint64_t worth(const struct seg *s, const struct segment *g, const struct ages *a)
 {
-	uint64_t span = a->newest - a->oldest + 1;
-	uint64_t youth = 256 + (uint64_t)((double)(g->generation - a->oldest) / (double)span * 256);
+	double bytes = (double)g->live_bytes * (1 + 7 * youth(s, g, a)) + 4 * (double)g->heat;
 
 	if (g->suspect || !g->live)
 		return 0;
-	return (g->live_bytes + g->heat) / 256 * youth / (s->super.segment_bytes / 32);
+	return 1 + (uint64_t)(bytes * 32 / (double)s->super.segment_bytes);
 }
 
 /* Records that a removal is about may still be in any segment that was begun before it and not been used again. What is
@@ -225,10 +233,13 @@ static bool must_carry(const struct segment *g, const struct ages *a)
 	return g->removed && g->generation > a->oldest;
 }
 
-/* For the record that carries its removals, and for their entries, while the old ones are still there. */
+/* For the records that carry its removals (of an open segment generously: others write to it, too), and for their entries, while the old
+ * ones are still there. */
 static bool carry_room(const struct evictor *e, const struct segment *g)
 {
-	return e->nclean && (uint64_t)e->s->ix.used + g->removed + JOBS <= e->s->ix.max;
+	uint64_t bytes = (g->removed / FORMAT_REMOVALS + 1) * 8ull * FORMAT_BLOCK;
+
+	return (e->nclean || bytes <= writer_room(e->s)) && (uint64_t)e->s->ix.used + g->removed + JOBS <= e->s->ix.max;
 }
 
 static uint32_t choose(struct evictor *e, bool carry)
@@ -331,8 +342,8 @@ static void copy_step(struct evictor *e)
 		return;
 	/* Whoever waits for room goes first. */
 	if (writer_in_need(s) && !e->nclean)
-		e->uses = 0;
-	while (e->uses) {
+		e->uses = e->least - 1;
+	while (e->uses >= e->least) {
 		copy_batch(e);
 		if (e->busy)
 			return;
@@ -421,8 +432,8 @@ static void begin(struct evictor *e)
 {
 	struct seg *s = e->s;
 	uint32_t id = choose(e, true);
+	struct ages a = ages_of(s);
 	struct segment *g;
-	bool copy;
 
 	/* An index full of removals would stay full: rather is something back after the next start. */
 	e->let_go = id == NO_SEGMENT && e->nclean && writer_in_need(s);
@@ -431,17 +442,20 @@ static void begin(struct evictor *e)
 	if (id == NO_SEGMENT)
 		return;
 	g = &s->segment[id];
+	e->budget = (uint64_t)(s->conf.readmit * (double)s->super.segment_bytes);
 	lk_lock(&s->lk);
-	copy = g->heat && !g->suspect;
+	/* Little in a young segment (a restart leaves such): all of it moves on. */
+	e->least = g->live_bytes <= e->budget && youth(s, g, &a) > 0.5 ? 0 : 1;
+	e->uses = g->heat ? 3 : 0;
+	if (g->suspect || !g->live || !e->budget)
+		e->least = e->uses + 1;
 	lk_unlock(&s->lk);
 	seg_set_state(s, id, SEGMENT_FREEING);
 	e->victim = id;
 	e->entry = g->first;
-	e->budget = (uint64_t)(s->conf.readmit * (double)s->super.segment_bytes);
-	e->uses = copy && e->budget ? 3 : 0;
 	e->nkeys = 0;
 	/* Nothing of it may be overwritten before what took its place is durable. */
-	e->moved = copy || g->removed;
+	e->moved = e->uses >= e->least || g->removed;
 	e->carried = false;
 	e->step = EVICT_COPY;
 }

@@ -281,7 +281,7 @@ void seg_submit(struct seg *s, struct seg_op *op)
 	op->store = s;
 	op->next = NULL;
 	op->inner = false;
-	op->since_ns = 0;
+	op->parts = 0;
 	if (s->closing)
 		seg_finish(s, op, -ECANCELED);
 	else if (op->kind == SEG_READ)

@@ -136,7 +136,7 @@ struct seg_op {
 	struct seg_op *next;
 	struct disk_io io, head;
 	uint32_t segment, slot, parts, crc_left, crc;
-	uint64_t offset, sequence, since_ns;
+	uint64_t offset, sequence;
 	bool inner;
 };
 void seg_submit(struct seg *s, struct seg_op *op);

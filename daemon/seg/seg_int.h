@@ -163,6 +163,8 @@ void writer_adopt(struct seg *s, uint32_t segment, struct format_summary *summar
 void writer_again(struct seg *s, struct seg_op *op);
 /* Writes a removal of these (at most FORMAT_REMOVALS) once more; evictor_carried is called. False: no room. */
 bool writer_carry(struct seg *s, const struct seg_key *keys, uint32_t n);
+/* Bytes that the open segment still has. */
+uint64_t writer_room(const struct seg *s);
 /* A write of this key is under way. */
 bool writer_has(const struct seg *s, const struct seg_key *key);
 

@@ -122,6 +122,24 @@ static struct stream *free_stream(struct writer *w)
 	return NULL;
 }
 
+static void run_short(struct writer *w)
+{
+	if (!w->short_since_ns)
+		w->short_since_ns = disk_now(w->s->disk) + 1; /* 0 says that there is room */
+}
+
+static uint64_t short_for(const struct writer *w)
+{
+	return disk_now(w->s->disk) + 1 - w->short_since_ns;
+}
+
+uint64_t writer_room(const struct seg *s)
+{
+	const struct stream *st = s->writer->open;
+
+	return st && !st->full ? s->super.segment_bytes - st->end - format_summary_need(st->summary) : 0;
+}
+
 static void send_header(struct writer *w, struct stream *st)
 {
 	struct seg *s = w->s;
@@ -146,8 +164,8 @@ static void open_stream(struct writer *w)
 	struct stream *st = free_stream(w);
 	uint32_t id = st ? evictor_take(s) : NO_SEGMENT;
 
-	if (st && id == NO_SEGMENT && !w->short_since_ns)
-		w->short_since_ns = disk_now(s->disk) | 1;
+	if (st && id == NO_SEGMENT)
+		run_short(w);
 	if (id == NO_SEGMENT)
 		return;
 	w->open = st;
@@ -307,7 +325,6 @@ static void send_object(struct writer *w, struct seg_op *op, struct stream *st, 
 	slot->ops = op;
 	op->slot = (uint32_t)(slot - w->slot);
 	w->tag[op->slot] = tag_of(&op->key);
-	op->parts = 2;
 	op->result = 0;
 	encode_object(w, op, st->generation, slot->block);
 	op->head = (struct disk_io){.op = DISK_WRITE,
@@ -333,8 +350,7 @@ bool write_index_room(struct writer *w, uint32_t n)
 
 	if (used <= ix->max)
 		return true;
-	if (!w->short_since_ns)
-		w->short_since_ns = disk_now(w->s->disk) | 1;
+	run_short(w);
 	return false;
 }
 
@@ -361,9 +377,12 @@ static bool start_write(struct writer *w, struct seg_op *op)
 	}
 	if (!w->nfree || !write_index_room(w, 1))
 		return false;
-	if (!op->sums[0])
-		crc32c_blocks(op->mem, op->bytes, op->sums);
-	op->crc = crc32c_join(op->sums, op->bytes);
+	if (!op->parts) {
+		if (!op->sums[0])
+			crc32c_blocks(op->mem, op->bytes, op->sums);
+		op->crc = crc32c_join(op->sums, op->bytes);
+		op->parts = 2; /* not again, if it has to wait */
+	}
 	e.crc = op->crc;
 	e.sequence = s->sequence + 1;
 	st = write_stream(w, &e, record);
@@ -405,6 +424,7 @@ void writer_submit(struct seg *s, struct seg_op *op)
 
 void writer_again(struct seg *s, struct seg_op *op)
 {
+	op->parts = 0;
 	queue_put(&s->writer->again, op);
 }
 
@@ -468,7 +488,7 @@ static void start_waiting(struct writer *w)
 		;
 	if (!w->waiting.first && !w->again.first)
 		w->short_since_ns = 0;
-	if (w->short_since_ns && disk_now(w->s->disk) - w->short_since_ns >= SPACE_WAIT_NS)
+	if (w->short_since_ns && short_for(w) >= SPACE_WAIT_NS)
 		drop_waiting(w);
 }
 
@@ -509,7 +529,7 @@ void writer_cancel(struct seg *s)
 uint64_t writer_due(const struct seg *s)
 {
 	const struct writer *w = s->writer;
-	uint64_t due = commit_due(w), waited = disk_now(s->disk) - w->short_since_ns;
+	uint64_t due = commit_due(w), waited = short_for(w);
 
 	if (w->short_since_ns && due > SPACE_WAIT_NS - waited)
 		due = waited < SPACE_WAIT_NS ? SPACE_WAIT_NS - waited : 0;
@@ -529,8 +549,7 @@ void writer_check(struct seg *s)
 		in_flight += st->ready ? st->in_flight : 0;
 		check(st->end <= s->super.segment_bytes);
 		/* Eviction may have chosen one that a crash left open. */
-		check(s->segment[st->segment].state == (st->own < 0 ? SEGMENT_SEALED : SEGMENT_OPEN) ||
-		      (st->own < 0 && s->segment[st->segment].state == SEGMENT_FREEING));
+		check((s->segment[st->segment].state == SEGMENT_OPEN) == (st->own >= 0));
 	}
 	for (uint32_t i = 0; i < WRITE_SLOTS; i++)
 		busy += w->slot[i].stream != NULL;
