@@ -12,6 +12,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* A power cut may have taken a segment's header and left records of its generation, or damage hides a header: no number that was given
+ * out may be given out again, or those records would count in their segment's next life. */
+#define GENERATIONS_LOST 4096u
+
 #define BATCH            32u
 #define BATCHES_PER_TURN 128u /* about a millisecond: reads are served in between */
 
@@ -266,6 +270,7 @@ static void finish(struct seg *s)
 		 " segments were read whole, %u torn records left out",
 		 path, s->n.recovered_objects, s->n.recovered_segments, s->n.recovery_ns / 1000000,
 		 s->n.scanned_segments, r->torn);
+	s->generation += GENERATIONS_LOST;
 	s->recovery = NULL;
 	recover_destroy(r);
 }
