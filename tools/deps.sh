@@ -44,6 +44,7 @@ find_missing() {
 			need python3-zmq have_module zmq
 			need python3-msgpack have_module msgpack
 			need python3-numpy have_module numpy
+			need redis-server have_cmd redis-server
 			;;
 		lint)
 			need clang-format have_cmd clang-format

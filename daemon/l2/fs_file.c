@@ -17,6 +17,7 @@
 /* ---- marks: "1:<crc>:<bytes>:<digest of name and layout>", all hexadecimal ------------------------------------------------- */
 
 #define MARK_BYTES (2u + 8 + 1 + 16 + 1 + 2 * SEG_DIGEST)
+_Static_assert(MARK_BYTES < FS_MARK_ROOM, "a mark and what ends it");
 
 static bool hex(const char *p, uint32_t n, uint64_t *out)
 {
@@ -31,15 +32,12 @@ static bool hex(const char *p, uint32_t n, uint64_t *out)
 	return true;
 }
 
-int fs_mark_read(int fd, struct fs_mark *out)
+int fs_mark_parse(const char *text, uint64_t n, struct fs_mark *out)
 {
-	char text[MARK_BYTES + 1];
 	uint64_t crc, byte;
 
-	if (fgetxattr(fd, FS_MARK, text, sizeof(text)) != (ssize_t)MARK_BYTES)
-		return -ENODATA;
-	if (memcmp(text, "1:", 2) != 0 || text[10] != ':' || text[27] != ':' || !hex(text + 2, 8, &crc) ||
-	    !hex(text + 11, 16, &out->bytes))
+	if (n != MARK_BYTES || memcmp(text, "1:", 2) != 0 || text[10] != ':' || text[27] != ':' ||
+	    !hex(text + 2, 8, &crc) || !hex(text + 11, 16, &out->bytes))
 		return -ENODATA;
 	for (uint32_t i = 0; i < SEG_DIGEST; i++) {
 		if (!hex(text + 28 + (size_t)2 * i, 2, &byte))
@@ -50,14 +48,29 @@ int fs_mark_read(int fd, struct fs_mark *out)
 	return 0;
 }
 
-int fs_mark_write(int fd, const struct fs_mark *m)
+int fs_mark_text(const struct fs_mark *m, char out[FS_MARK_ROOM])
 {
-	char text[MARK_BYTES + 1];
-	int at = snprintf(text, sizeof(text), "1:%08x:%016" PRIx64 ":", m->crc, m->bytes);
+	int at = snprintf(out, FS_MARK_ROOM, "1:%08x:%016" PRIx64 ":", m->crc, m->bytes);
 
 	for (uint32_t i = 0; i < SEG_DIGEST; i++)
-		at += snprintf(text + at, sizeof(text) - (size_t)at, "%02x", m->digest[i]);
-	return fsetxattr(fd, FS_MARK, text, (size_t)at, 0) ? -errno : 0;
+		at += snprintf(out + at, FS_MARK_ROOM - (size_t)at, "%02x", m->digest[i]);
+	return at;
+}
+
+int fs_mark_read(int fd, struct fs_mark *out)
+{
+	char text[FS_MARK_ROOM];
+	ssize_t n = fgetxattr(fd, FS_MARK, text, sizeof(text));
+
+	return n < 0 ? -ENODATA : fs_mark_parse(text, (uint64_t)n, out);
+}
+
+int fs_mark_write(int fd, const struct fs_mark *m)
+{
+	char text[FS_MARK_ROOM];
+	int n = fs_mark_text(m, text);
+
+	return fsetxattr(fd, FS_MARK, text, (size_t)n, 0) ? -errno : 0;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------------------- */

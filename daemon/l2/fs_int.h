@@ -145,6 +145,11 @@ struct fs_mark {
 	uint64_t bytes;
 	uint8_t digest[SEG_DIGEST];
 };
+#define FS_MARK_ROOM 64u
+/* Its text, also used elsewhere; returns its length. */
+int fs_mark_text(const struct fs_mark *m, char out[FS_MARK_ROOM]);
+/* 0, -ENODATA (not in a form we know). */
+int fs_mark_parse(const char *text, uint64_t n, struct fs_mark *out);
 /* 0, -ENODATA (none, or not in a form we know). */
 int fs_mark_read(int fd, struct fs_mark *out);
 int fs_mark_write(int fd, const struct fs_mark *m);

@@ -57,6 +57,7 @@ const struct l2_key *l2_key_find(enum l2_type type, const char *name);
 int l2_raw_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **out, struct why *why);
 int l2_mock_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **out, struct why *why);
 int l2_fs_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **out, struct why *why);
+int l2_resp_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **out, struct why *why);
 int l2_fault_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **out, struct why *why);
 
 /* ---- a parsed configuration ----------------------------------------------------------------------------------------------- */
