@@ -86,7 +86,7 @@ static int receive(struct resp_conn *c, void *p, size_t room, size_t *got)
 static int next_byte(struct resp_conn *c, char *out)
 {
 	if (c->at == c->end) {
-		size_t got;
+		size_t got = 0;
 		int rc = receive(c, c->buf, sizeof(c->buf), &got);
 		if (rc)
 			return rc;
@@ -198,7 +198,7 @@ static int read_payload(struct resp_conn *c, uint8_t *p, uint64_t n)
 	memcpy(p, c->buf + c->at, have);
 	c->at += (uint32_t)have;
 	while (have < n) {
-		size_t got;
+		size_t got = 0;
 		int rc = receive(c, p + have, n - have, &got);
 		if (rc)
 			return rc;

@@ -161,7 +161,7 @@ static void remember(struct resp *r, const struct l2_job *job, uint32_t crc)
 /* The key and its neighbour. *gone: how many there were. */
 static int delete_key(struct resp *r, struct resp_worker *w, const struct seg_key *key, uint64_t *gone)
 {
-	struct resp_key k;
+	struct resp_key k = {.bytes = 0};
 	uint64_t mark;
 
 	resp_key(&k, r->names, key);
@@ -206,7 +206,7 @@ static int make_room(struct resp *r, struct resp_worker *w, uint64_t limit, uint
 
 static int send_value(struct resp *r, struct resp_worker *w, const struct l2_job *job, uint32_t crc)
 {
-	struct resp_key k;
+	struct resp_key k = {.bytes = 0};
 	char mark[FS_MARK_ROOM], head[256], middle[64];
 	struct fs_mark m = {.crc = crc, .bytes = job->bytes};
 
@@ -279,7 +279,7 @@ static int read_mark(struct resp_worker *w, const struct l2_job *job, struct fs_
 
 static int load_op(struct resp *r, struct resp_worker *w, struct l2_job *job)
 {
-	struct resp_key k;
+	struct resp_key k = {.bytes = 0};
 	struct fs_mark m;
 	bool has;
 	uint64_t got;
@@ -333,7 +333,7 @@ static int remove_op(struct resp *r, struct resp_worker *w, struct l2_job *job)
 /* As many questions in one packet as fit; the lengths are the answers. */
 static int find_op(struct resp *r, struct resp_worker *w, struct l2_job *job)
 {
-	struct resp_key k;
+	struct resp_key k = {.bytes = 0};
 
 	for (uint32_t first = 0, i = 0; first < job->n; first = i) {
 		w->text.n = 0;
