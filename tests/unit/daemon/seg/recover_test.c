@@ -58,7 +58,7 @@ static void finds_all(void **state)
 	assert_int_equal(g.n, key);
 	assert_keys(&g, 0, key);
 	assert_int_equal(g.s.sequence, g.im.sequence);
-	assert_int_equal(g.s.generation, 5);
+	assert_true(g.s.generation > 5 + 1000); /* none is given out twice */
 	assert_int_equal(g.s.n.recovered_objects, key);
 	assert_int_equal(g.s.n.recovered_segments, 5);
 	assert_int_equal(g.s.n.scanned_segments, 1);
@@ -91,7 +91,7 @@ static void empty_store(void **state)
 	for (uint32_t id = 0; id < 4; id++)
 		assert_int_equal(g.s.segment[id].state, SEGMENT_FREE);
 	assert_int_equal(g.s.segment[2].generation, 1);
-	assert_int_equal(g.s.generation, 1);
+	assert_true(g.s.generation > 1);
 	rig_close(&g);
 	rig_end(&g);
 }
@@ -277,7 +277,7 @@ static void stale_and_foreign_is_ignored(void **state)
 	recover(&g);
 	assert_int_equal(g.n, 2);
 	assert_true(rig_has(&g, 0, 4, 4) && rig_has(&g, 0, 8, 8));
-	assert_int_equal(g.s.generation, 52);
+	assert_true(g.s.generation > 52 + 1000);
 	assert_int_equal(g.s.segment[1].state, SEGMENT_FREE);
 	assert_int_equal(g.s.segment[1].generation, 3);
 	assert_int_equal(g.s.segment[2].state, SEGMENT_FREE);
