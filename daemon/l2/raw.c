@@ -102,19 +102,28 @@ static void raw_store(struct l2 *a, struct l2_io *io)
 	submit(d ? d : next_for_store(r, io->bytes), io, SEG_WRITE, 0);
 }
 
+/* Those that visit all devices. A thread of one of them answers also when none works. */
+static void visit(struct raw *r, struct l2_io *io, enum seg_op_kind kind, int result)
+{
+	io->op.kind = kind;
+	io->result = result;
+	struct raw_device *d = raw_next(r, 0, io);
+	submit(d ? d : &r->device[0], io, kind, io->result);
+}
+
 static void raw_remove(struct l2 *a, struct l2_io *io)
 {
-	submit(&of(a)->device[0], io, SEG_REMOVE, -ENOENT);
+	visit(of(a), io, SEG_REMOVE, -ENOENT);
 }
 
 static void raw_clear(struct l2 *a, struct l2_io *io)
 {
-	submit(&of(a)->device[0], io, SEG_CLEAR, 0);
+	visit(of(a), io, SEG_CLEAR, 0);
 }
 
 static void raw_flush(struct l2 *a, struct l2_io *io)
 {
-	submit(&of(a)->device[0], io, SEG_FLUSH, 0);
+	visit(of(a), io, SEG_FLUSH, 0);
 }
 
 /* The device's number stands in the upper byte of the cursor, from 1. A store's own cursors are far smaller. */

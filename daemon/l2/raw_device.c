@@ -65,22 +65,33 @@ static void merge(struct l2_io *io, enum seg_op_kind kind, int result)
 		io->result = result;
 }
 
+struct raw_device *raw_next(struct raw *r, uint32_t from, struct l2_io *io)
+{
+	for (uint32_t i = from; i < r->ndevices; i++) {
+		if (atomic_load_explicit(&r->device[i].reads, memory_order_relaxed))
+			return &r->device[i];
+		merge(io, io->op.kind, -EBUSY);
+	}
+	return NULL;
+}
+
 void raw_answer(struct raw_device *d, struct l2_io *io, int result)
 {
 	enum seg_op_kind kind = io->op.kind;
+	struct raw_device *next = NULL;
 	if (kind == SEG_READ || kind == SEG_WRITE) {
 		io->result = result;
 	} else {
 		merge(io, kind, result);
-		bool last = d->index + 1 == d->raw->ndevices;
-		if (!last && !atomic_load(&d->stop)) {
-			raw_push(&d->raw->device[d->index + 1], io);
-			return;
-		}
-		if (!last && io->result == 0)
-			io->result = -ECANCELED;
+		if (!atomic_load(&d->stop))
+			next = raw_next(d->raw, d->index + 1, io);
+		else if (d->index + 1 < d->raw->ndevices)
+			merge(io, kind, -ECANCELED);
 	}
-	io->done(io);
+	if (next)
+		raw_push(next, io);
+	else
+		io->done(io);
 }
 
 static void drop_store(struct raw_device *d, struct l2_io *io, int result)

@@ -287,7 +287,7 @@ uint64_t raw_tick(struct raw_device *d)
 		d->tick_at = now;
 		if (d->seg)
 			disk_stats(seg_disk(d->seg), &n);
-		breaker_tick(b, now, n.oldest_ns, peers_p99(d));
+		breaker_tick(b, now, n.oldest_data_ns, peers_p99(d));
 		if (b->state != BREAKER_CLOSED && !d->probe_sent && breaker_probe(b, now))
 			try_device(d);
 	}

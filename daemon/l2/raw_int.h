@@ -118,6 +118,8 @@ uint64_t raw_now(const struct raw_device *d);
 /* Answers everything that has not reached the store, or only the stores of it. */
 void raw_release(struct raw_device *d, int result);
 void raw_release_stores(struct raw_device *d, int result);
+/* The first device from `from` on that works, for an operation that visits all; those passed over count as busy. NULL: none. */
+struct raw_device *raw_next(struct raw *r, uint32_t from, struct l2_io *io);
 /* Answers, or sends on to the next device. */
 void raw_answer(struct raw_device *d, struct l2_io *io, int result);
 

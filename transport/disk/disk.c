@@ -248,6 +248,7 @@ void disk_stats(const struct disk *d, struct disk_stats *out)
 {
 	struct disk_engine_counts c = {0};
 	uint64_t start = atomic_load_explicit(&d->n.oldest_start, memory_order_relaxed), now = start ? disk_now(d) : 0;
+	uint64_t data = atomic_load_explicit(&d->n.oldest_data, memory_order_relaxed);
 
 	if (d->ops->counts)
 		d->ops->counts(d->engine, &c);
@@ -272,6 +273,7 @@ void disk_stats(const struct disk *d, struct disk_stats *out)
 				   .punts = c.punts,
 				   .splits = c.splits,
 				   .traced = c.traced,
-				   .oldest_ns = now > start ? now - start : 0};
+				   .oldest_ns = now > start ? now - start : 0,
+				   .oldest_data_ns = data && now > data ? now - data : 0};
 #undef GET
 }

@@ -128,7 +128,8 @@ struct disk_stats {
 	bool traced;
 	uint64_t submit_calls; /* io_uring_enter and the like */
 	uint64_t queued, in_flight, in_flight_bytes, window_bytes;
-	uint64_t oldest_ns; /* age of the oldest sub-IO in flight; 0 = none */
+	uint64_t oldest_ns;      /* age of the oldest sub-IO in flight; 0 = none */
+	uint64_t oldest_data_ns; /* of the oldest read or write: flush and discard may rightly take long */
 };
 void disk_stats(const struct disk *d, struct disk_stats *out); /* any thread; figures may be a moment old */
 

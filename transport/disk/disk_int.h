@@ -63,7 +63,7 @@ struct disk {
 	struct {
 		_Atomic uint64_t reads, writes, flushes, discards, read_bytes, write_bytes, sub_ios, fixed_bytes,
 			loose_bytes, errors, short_ios, retries, queued, in_flight, in_flight_bytes, window_bytes,
-			oldest_start;
+			oldest_start, oldest_data;
 	} n;
 };
 

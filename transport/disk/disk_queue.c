@@ -408,7 +408,11 @@ void disk_complete(struct disk *d, struct disk_sub *s)
 void disk_publish(struct disk *d)
 {
 	uint64_t start = d->oldest ? d->oldest->started_ns : 0;
+	const struct disk_sub *data = d->oldest;
 
+	while (data && data->op != DISK_READ && data->op != DISK_WRITE) /* few are anything else */
+		data = data->newer;
+	atomic_store_explicit(&d->n.oldest_data, data ? data->started_ns : 0, memory_order_relaxed);
 	atomic_store_explicit(&d->n.oldest_start, start, memory_order_relaxed);
 	atomic_store_explicit(&d->n.queued, d->pending, memory_order_relaxed);
 	atomic_store_explicit(&d->n.in_flight, d->count, memory_order_relaxed);
