@@ -154,7 +154,7 @@ $(foreach d,$(DOC_NAMES),$(eval $(call doc_rules,$(d))))
 FUZZ_NAMES   := $(patsubst tests/fuzz/%_fuzz.c,%,$(wildcard tests/fuzz/*_fuzz.c))
 FUZZ         ?= $(FUZZ_NAMES)
 FUZZ_SECONDS ?= 60
-$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%_fuzz.o $(call libs_for,transport/shm)
+$(BUILD)/fuzz/%: $(BUILD)/tests/fuzz/%_fuzz.o $(call libs_for,daemon/seg)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 

@@ -160,7 +160,9 @@ static uint32_t enter(struct seg_names *t, const struct seg_name *n, uint32_t bu
 
 	if (id > SEG_NAMES_MAX)
 		return 0;
-	if (!t->slab[id / SLAB] && !(t->slab[id / SLAB] = mem_calloc(SLAB, sizeof(struct name))))
+	if (!t->slab[id / SLAB])
+		t->slab[id / SLAB] = mem_calloc(SLAB, sizeof(struct name));
+	if (!t->slab[id / SLAB])
 		return 0;
 	e = name_at(t, id);
 	if (!copy_texts(&e->n, n))
