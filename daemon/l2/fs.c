@@ -213,6 +213,7 @@ static void read_conf(struct fs *f, const struct l2_conf *c)
 
 	f->direct = l2_conf_bool(c, "use_odirect");
 	f->shared = l2_conf_bool(c, "shared");
+	f->persist = l2_conf_bool(c, "persist_enabled");
 	f->sync = strcmp(sync, "always") == 0  ? FS_SYNC_ALWAYS
 		  : strcmp(sync, "flush") == 0 ? FS_SYNC_FLUSH
 					       : FS_SYNC_NEVER;

@@ -109,7 +109,7 @@ struct fs {
 	struct seg_names *names;
 	char *base_path;
 	int base, tmp; /* directories */
-	bool direct, shared, noop, has_scanner;
+	bool direct, shared, noop, persist, has_scanner;
 	enum fs_sync sync;
 	uint64_t capacity;
 	double watermark, ratio; /* 0: nothing goes before it must */

@@ -109,6 +109,7 @@ static void add_file(struct scan *s, const char *file)
 		struct fs_entry *e = fs_entry_at(&f->index, id);
 		e->state = FS_READY;
 		e->bytes = (uint64_t)st.st_size;
+		e->name = f->persist ? 0 : FS_OTHER_LAYOUT; /* of an earlier run: as good as that */
 		fs_entry_newest(&f->index, id);
 		e->untouched = true;
 		f->n.objects++;

@@ -437,7 +437,8 @@ static uint64_t look_outside(struct fs *f, const struct seg_key *key, bool old)
 	if (stem)
 		fs_file_name(fs_stem_at(&f->stems, stem), &key->hash, file);
 	lk_unlock(&f->lk);
-	if (!stem || fstatat(f->base, file, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) || st.st_size <= 0)
+	if (!stem || !f->persist || fstatat(f->base, file, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) ||
+	    st.st_size <= 0)
 		return 0;
 	lk_lock(&f->lk);
 	if (!entry_of(f, key)) {

@@ -154,7 +154,7 @@ static void what_is_not_here(void **state)
 {
 	(void)state;
 	static const struct refusal list[] = {
-		{"{\"type\": \"fs_native\", \"base_path\": \"/x\", \"persist_enabled\": false}",
+		{"{\"type\": \"raw_block\", \"device_path\": \"/x\", \"persist_enabled\": false}",
 		 -ENOTSUP,
 		 {"persist_enabled is refused: "}},
 		{"{\"type\": \"fs\", \"base_path\": \"/x\", \"serde\": {\"type\": \"fp8\"}}",

@@ -189,6 +189,29 @@ static void kept_over_a_restart(void **state)
 	close_fs(a);
 }
 
+static void forgotten_over_a_restart(void **state)
+{
+	(void)state;
+	uint32_t name = name_of("m", 1, 0, "", 1), files;
+	struct l2 *a = open_fs("");
+	for (uint64_t i = 0; i < 5; i++)
+		assert_int_equal(store_number(a, name, i, 2000), 0);
+	close_fs(a);
+	a = open_fs("\"persist_enabled\": false, \"max_capacity_gb\": 0.0000095367431640625"); /* 10240 */
+	assert_int_equal(stats_of(a).used_bytes, 10000);
+	for (uint64_t i = 0; i < 5; i++) {
+		assert_int_equal(find_one(a, key_of(name, i)), 0);
+		assert_int_equal(load_number(a, name, i, 2000), -ENOENT);
+	}
+	assert_int_equal(store_number(a, name, 3, 2000), 0);
+	assert_int_equal(load_number(a, name, 3, 2000), 0);
+	assert_true(bytes_there(&files) == 10000 && files == 5);
+	assert_int_equal(store_number(a, name, 9, 3000), 0);
+	assert_int_equal(load_number(a, name, 3, 2000), 0);
+	assert_true(bytes_there(&files) == 9000 && files == 4);
+	close_fs(a);
+}
+
 /* A directory that the Python server wrote, and things that are not its. */
 static void upstreams_directory(void **state)
 {
@@ -322,6 +345,7 @@ int main(void)
 		T("03 parsing", parsing),
 		T("04 stored and loaded", stored_and_loaded),
 		T("05 kept over a restart", kept_over_a_restart),
+		T("05 forgotten over a restart", forgotten_over_a_restart),
 		T("06 upstream's directory", upstreams_directory),
 		T("07 never above the cap", never_above_the_cap),
 		T("08 oldest first", oldest_first),
