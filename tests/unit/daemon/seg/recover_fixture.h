@@ -162,7 +162,7 @@ static void rig_end(struct rig *g)
 }
 
 /* The object as it was found; NULL: it was not. */
-static const struct listed *rig_find(struct rig *g, uint32_t model, uint64_t key)
+__attribute__((unused)) static const struct listed *rig_find(struct rig *g, uint32_t model, uint64_t key)
 {
 	struct seg_name name = image_name(model);
 	struct seg_key k = {.name = seg_name_find(g->names, &name), .hash = image_hash(key)};
@@ -171,7 +171,7 @@ static const struct listed *rig_find(struct rig *g, uint32_t model, uint64_t key
 }
 
 /* Its bytes on the medium are those of `seed`, and its checksum is theirs. */
-static bool rig_has(struct rig *g, uint32_t model, uint64_t key, uint64_t seed)
+__attribute__((unused)) static bool rig_has(struct rig *g, uint32_t model, uint64_t key, uint64_t seed)
 {
 	const struct listed *l = rig_find(g, model, key);
 
