@@ -60,7 +60,7 @@ static int look_before(struct tool *t, const struct seg_format_conf *conf, uint6
 	rc = tool_foreign(t, text, sizeof(text), why);
 	if (rc)
 		return rc;
-	return text[0] ? why_set(why, -EEXIST, "%s holds a %s; --force overwrites it", t->path, text) : 0;
+	return text[0] ? why_set(why, -EEXIST, "%s is not empty: %s; --force overwrites it", t->path, text) : 0;
 }
 
 /* ---- room ------------------------------------------------------------------------------------------------------------- */

@@ -177,6 +177,32 @@ def in_use():
     l2("verify", p)
 
 
+@tap.test("a block device: made, seen in use while mounted, discarded and made again")
+def block_device():
+    p = path("backing", 64 * MIB)
+    made = subprocess.run(["losetup", "-f", "--show", p], capture_output=True, text=True)
+    if made.returncode or not os.path.exists("/usr/sbin/mkfs.ext4"):
+        raise Skip("no loop device: %s" % made.stderr.strip())
+    loop, mount = made.stdout.strip(), os.path.join(DIR, "mnt")
+    os.makedirs(mount, exist_ok=True)
+    try:
+        l2("format", p, "--force", rc=1, says="a loop device is made of it")
+        eq(l2_json("format", loop)["segments"], 60, "segments")
+        l2("verify", loop)
+        subprocess.run(["/usr/sbin/mkfs.ext4", "-q", "-F", loop], check=True)
+        l2("format", loop, rc=1, says="ext4 file system")
+        if subprocess.run(["mount", loop, mount], capture_output=True).returncode == 0:
+            try:
+                l2("format", loop, "--force", rc=1, says="in use")
+                eq(l2_json("info", loop)["devices"][0]["in_use"], True, "mounted")
+            finally:
+                subprocess.run(["umount", mount], check=True)
+        l2("format", loop, "--force")
+        eq(subprocess.run(["blkid", "-p", loop], capture_output=True, text=True).stdout, "", "no signature is left")
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
+
+
 @tap.test("verify and dump read what the layout's page describes")
 def sound():
     p = path("sound")
