@@ -193,7 +193,7 @@ lab: ## run the tests of the virtual lab (QEMU guests with NUMA, huge pages, NVM
 	@tools/deps.sh build test
 	@tools/deps.sh lab || echo "lab: its packages cannot be installed here"
 	@$(MAKE) run-lab
-run-lab: $(BIN) $(filter $(BUILD)/tests/unit/numa/%,$(UNIT_BINS))
+run-lab: $(BIN) $(filter $(BUILD)/tests/unit/numa/% $(BUILD)/tests/unit/transport/disk/%,$(UNIT_BINS))
 	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/run --lab $(T)
 
 bench: ## build and run the benchmarks; each row names its goal and the limit measured in the same run

@@ -55,6 +55,7 @@ find_missing() {
 		bench) # libraries ours is compared with
 			need libglib2.0-dev have_pkg glib-2.0
 			need libmsgpack-dev have_msgpack
+			need fio have_cmd fio
 			;;
 		fuzz)
 			need clang have_cmd clang
