@@ -241,7 +241,7 @@ static struct result ours(struct bench *b, uint64_t bytes, bool reads, bool writ
 {
 	static struct load l;
 	struct result r = {0};
-	uint32_t n = (uint32_t)(2 * IN_FLIGHT / bytes);
+	uint32_t n = (uint32_t)(2 * IN_FLIGHT / bytes), at;
 	double cpu;
 	uint64_t t0, took;
 
@@ -267,7 +267,8 @@ static struct result ours(struct bench *b, uint64_t bytes, bool reads, bool writ
 	r.write = (double)l.write_bytes / (double)took;
 	r.cpu_ms_per_gib = cpu / ((double)(l.read_bytes + l.write_bytes) / (double)(1u << 30));
 	qsort(l.lat_us, l.nlat, sizeof l.lat_us[0], by_u32);
-	r.p99_ms = l.nlat ? l.lat_us[(uint64_t)l.nlat * 99 / 100] / 1e3 : 0;
+	at = (uint32_t)((uint64_t)l.nlat * 99 / 100);
+	r.p99_ms = l.nlat ? l.lat_us[at] / 1e3 : 0;
 	add_stats(b, l.d);
 	disk_close(l.d, 10000);
 	if (l.error) {

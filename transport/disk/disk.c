@@ -226,20 +226,26 @@ const struct disk_facts *disk_facts(const struct disk *d)
 	return &d->facts;
 }
 
-static double gib(uint64_t bytes)
+/* "3.0 of 4.0 GiB", or MiB where that says more. */
+static void amount(char *buf, size_t cap, uint64_t n, uint64_t of)
 {
-	return (double)bytes / (double)(1ull << 30);
+	bool small = of < 1ull << 30;
+	double unit = (double)(1ull << (small ? 20 : 30));
+
+	snprintf(buf, cap, "%.1f of %.1f %s", (double)n / unit, (double)of / unit, small ? "MiB" : "GiB");
 }
 
 void disk_describe(const struct disk *d, char *buf, size_t cap)
 {
 	const char *name = d->ops->text ? d->ops->text(d->engine) : d->ops->name;
 	uint64_t window = atomic_load_explicit(&d->n.window_bytes, memory_order_relaxed);
-	char fixed[64] = "no fixed buffers";
+	char fixed[64] = "no fixed buffers", text[48];
 
-	if (d->asked_total || d->fixed_total)
-		snprintf(fixed, sizeof fixed, "fixed buffers %.1f of %.1f GiB", gib(d->fixed_total),
-			 gib(d->asked_total > d->fixed_total ? d->asked_total : d->fixed_total));
+	if (d->asked_total || d->fixed_total) {
+		amount(text, sizeof text, d->fixed_total,
+		       d->asked_total > d->fixed_total ? d->asked_total : d->fixed_total);
+		snprintf(fixed, sizeof fixed, "fixed buffers %s", text);
+	}
 	snprintf(buf, cap, "%s, %s, sub-IO %u KiB, window %llu MiB", name, fixed, d->sub_bytes >> 10,
 		 (unsigned long long)(window >> 20));
 }

@@ -68,8 +68,8 @@ struct disk_conf {
 	const struct disk_buffer *buffers;
 	uint32_t nbuffers;
 	/* Count by tracepoints, where permitted, what should never happen (tests, bench): reads and writes of the owner thread that
-	 * io_uring handed to a kernel thread, and requests that the block layer split, by the owner or those kernel threads. Of the
-	 * fallback only splits, by its threads. */
+	 * io_uring handed to a kernel thread, and requests that the block layer split in it or in those kernel threads. Not of the
+	 * fallback. */
 	bool trace;
 };
 

@@ -14,7 +14,6 @@
 struct threads {
 	struct pool *pool;
 	int fd, event_fd;
-	struct disk_trace trace;
 	_Atomic uint64_t calls;
 	char text[48];
 };
@@ -62,7 +61,6 @@ static void threads_counts(void *engine, struct disk_engine_counts *out)
 	struct threads *t = engine;
 
 	out->submit_calls = atomic_load_explicit(&t->calls, memory_order_relaxed);
-	out->traced = trace_read(&t->trace, &out->punts, &out->splits);
 }
 
 static const char *threads_text(void *engine)
@@ -75,7 +73,6 @@ static void threads_close(void *engine, bool leak)
 	struct threads *t = engine;
 
 	pool_close(t->pool, leak);
-	trace_close(&t->trace);
 	if (!leak) { /* else a thread is still in a call on them */
 		close(t->event_fd);
 		disk_close_fd(t->fd);
@@ -101,7 +98,6 @@ int threads_create(const struct engine_conf *conf, void **out, struct why *why)
 
 	if (!t)
 		return why_set(why, -ENOMEM, "no memory for a disk");
-	trace_init(&t->trace);
 	t->fd = conf->fd;
 	snprintf(t->text, sizeof t->text, "%u threads of pread/pwrite", conf->threads);
 	t->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -110,11 +106,8 @@ int threads_create(const struct engine_conf *conf, void **out, struct why *why)
 		mem_free(t);
 		return rc;
 	}
-	if (conf->trace) /* before they start: they inherit it */
-		trace_open(&t->trace, false);
 	rc = pool_create(conf->fd, conf->block, conf->threads, t->event_fd, &t->pool, why);
 	if (rc) {
-		trace_close(&t->trace);
 		close(t->event_fd);
 		mem_free(t);
 		return rc;

@@ -43,7 +43,7 @@ static int first_use(struct uring *u)
 		return -errno;
 	u->enabled = true;
 	if (u->want_trace)
-		trace_open(&u->trace, true);
+		trace_open(&u->trace);
 	return 0;
 }
 

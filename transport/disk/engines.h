@@ -4,16 +4,21 @@
 
 #include "transport/disk/disk_int.h"
 
-/* ---- trace.c: tracepoints of this thread and of the threads it starts from then on -------------------------------------- */
+/* ---- trace.c: tracepoints of a ring's slow paths ------------------------------------------------------------------------------ */
+
+#define TRACE_CPUS 256u
 
 struct disk_trace {
-	_Atomic int punts, splits; /* perf descriptors, -1 = none */
+	_Atomic bool on;
+	/* Perf descriptors, -1 = none: requests handed to kernel threads; requests split by the owner itself; and split by those kernel
+	 * threads, which perf's own inheritance does not reach. They are known by their name, on each CPU. */
+	int punts, splits, by_workers[TRACE_CPUS];
 };
 
 void trace_init(struct disk_trace *t);
-/* Counts, from now on: block:block_split, and with `ring` io_uring:io_uring_queue_async_work of reads and writes (an fsync is
- * always handed to a kernel thread; that is no fault). Both or none; false: not permitted, or no tracefs. */
-bool trace_open(struct disk_trace *t, bool ring);
+/* Counts, from now on, block:block_split, and io_uring:io_uring_queue_async_work of reads and writes (an fsync is always handed to a
+ * kernel thread; that is no fault), of the calling thread. All or nothing; false: not permitted, or no tracefs. */
+bool trace_open(struct disk_trace *t);
 void trace_close(struct disk_trace *t);
 /* Any thread. False: nothing is counted. */
 bool trace_read(struct disk_trace *t, uint64_t *punts, uint64_t *splits);

@@ -1,5 +1,6 @@
 #include "transport/disk/engines.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/perf_event.h>
@@ -34,17 +35,16 @@ static long event_id(const char *event)
 	return -1;
 }
 
-static int count_event(const char *event, const char *filter)
+/* Of this thread, or with cpu >= 0 of all that runs on that CPU. */
+static int count_event(const char *event, int cpu, const char *filter)
 {
 	long id = event_id(event);
-	/* inherit: a punted request is carried out, and split, by a kernel thread that the submitting one started. */
-	struct perf_event_attr a = {
-		.type = PERF_TYPE_TRACEPOINT, .size = sizeof a, .config = (uint64_t)id, .inherit = 1};
+	struct perf_event_attr a = {.type = PERF_TYPE_TRACEPOINT, .size = sizeof a, .config = (uint64_t)id};
 	int fd;
 
 	if (id < 0)
 		return -1;
-	fd = (int)syscall(SYS_perf_event_open, &a, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	fd = (int)syscall(SYS_perf_event_open, &a, cpu < 0 ? 0 : -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
 	if (fd >= 0 && filter && ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter) < 0) {
 		close(fd);
 		return -1;
@@ -54,47 +54,80 @@ static int count_event(const char *event, const char *filter)
 
 void trace_init(struct disk_trace *t)
 {
+	t->on = false;
 	t->punts = -1;
 	t->splits = -1;
+	for (uint32_t i = 0; i < TRACE_CPUS; i++)
+		t->by_workers[i] = -1;
 }
 
-bool trace_open(struct disk_trace *t, bool ring)
+static bool open_all(struct disk_trace *t)
 {
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
 	char filter[128];
-	int punts = -1, splits = count_event("block/block_split", NULL);
 
-	if (splits < 0)
+	snprintf(filter, sizeof filter, "opcode == %d || opcode == %d || opcode == %d || opcode == %d", IORING_OP_READ,
+		 IORING_OP_WRITE, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED);
+	t->punts = count_event("io_uring/io_uring_queue_async_work", -1, filter);
+	t->splits = count_event("block/block_split", -1, NULL);
+	if (t->punts < 0 || t->splits < 0 || cpus > (long)TRACE_CPUS)
 		return false;
-	if (ring) {
-		snprintf(filter, sizeof filter, "opcode == %d || opcode == %d || opcode == %d || opcode == %d",
-			 IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED);
-		punts = count_event("io_uring/io_uring_queue_async_work", filter);
-		if (punts < 0) {
-			close(splits);
+	snprintf(filter, sizeof filter, "comm == \"iou-wrk-%d\"", gettid());
+	for (int cpu = 0; cpu < cpus; cpu++) {
+		t->by_workers[cpu] = count_event("block/block_split", cpu, filter);
+		if (t->by_workers[cpu] < 0 && errno != ENODEV) /* that CPU is offline */
 			return false;
-		}
 	}
-	atomic_store(&t->punts, punts);
-	atomic_store(&t->splits, splits);
 	return true;
+}
+
+bool trace_open(struct disk_trace *t)
+{
+	if (!open_all(t)) {
+		trace_close(t);
+		return false;
+	}
+	atomic_store(&t->on, true);
+	return true;
+}
+
+static void close_one(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
 }
 
 void trace_close(struct disk_trace *t)
 {
-	int punts = atomic_exchange(&t->punts, -1), splits = atomic_exchange(&t->splits, -1);
+	atomic_store(&t->on, false);
+	close_one(&t->punts);
+	close_one(&t->splits);
+	for (uint32_t i = 0; i < TRACE_CPUS; i++)
+		close_one(&t->by_workers[i]);
+}
 
-	if (punts >= 0)
-		close(punts);
-	if (splits >= 0)
-		close(splits);
+static bool add_count(int fd, uint64_t *sum)
+{
+	uint64_t n;
+
+	if (fd < 0)
+		return true;
+	if (read(fd, &n, sizeof n) != (ssize_t)sizeof n)
+		return false;
+	*sum += n;
+	return true;
 }
 
 bool trace_read(struct disk_trace *t, uint64_t *punts, uint64_t *splits)
 {
-	int p = atomic_load(&t->punts), s = atomic_load(&t->splits);
+	bool ok;
 
 	*punts = *splits = 0;
-	if (s < 0 || read(s, splits, sizeof *splits) != (ssize_t)sizeof *splits)
+	if (!atomic_load(&t->on))
 		return false;
-	return p < 0 || read(p, punts, sizeof *punts) == (ssize_t)sizeof *punts;
+	ok = add_count(t->punts, punts) && add_count(t->splits, splits);
+	for (uint32_t i = 0; ok && i < TRACE_CPUS; i++)
+		ok = add_count(t->by_workers[i], splits);
+	return ok;
 }

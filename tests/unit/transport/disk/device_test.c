@@ -5,6 +5,8 @@
  */
 #include "tests/unit/transport/disk/file_fixture.h"
 
+#include "transport/disk/engines.h"
+
 #include <sys/wait.h>
 
 #define OBJECT (4 * MIB + 4096) /* a header and a payload */
@@ -94,6 +96,41 @@ static void objects_there_and_back(struct fix *f, bool huge)
 	munmap(mem, MEM_BYTES);
 }
 
+/* The control of the two zeros above: an IO that the drive does not take whole, given to the engine past the disk, is counted. */
+static void what_is_slow_is_counted(void **state)
+{
+	struct engine_conf c = {.block = true, .trace = true, .sub_ios = 4};
+	struct disk_engine_counts n = {0};
+	struct disk_sub sub = {.op = DISK_READ}, *subs[] = {&sub};
+	struct disk_facts x;
+	struct why why = {0};
+	bool registered;
+	void *engine;
+
+	(void)state;
+	if (!device()) {
+		print_message("only on a device\n");
+		skip();
+	}
+	assert_int_equal(disk_probe(device(), &x, &why), 0);
+	c.fd = open(device(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+	assert_true(c.fd >= 0);
+	sub.bytes = x.max_io_bytes * 2;
+	sub.buf = memory(false);
+	memset(sub.buf, 1, sub.bytes);
+	assert_int_equal(uring_create(&c, &engine, &registered, &why, &why), 0);
+	assert_int_equal(uring_ops.reap(engine, subs, 1, 1000000), 0); /* counting begins with the first use */
+	assert_int_equal(uring_ops.submit(engine, subs, 1), 1);
+	assert_int_equal(uring_ops.reap(engine, subs, 1, 20000000000ull), 1);
+	assert_int_equal(sub.result, sub.bytes);
+	uring_ops.counts(engine, &n);
+	assert_true(n.traced);
+	assert_true(n.punts >= 1);
+	assert_true(n.splits >= 1);
+	uring_ops.close(engine, false);
+	munmap(sub.buf, MEM_BYTES);
+}
+
 static void from_pages_of_4_kib(void **state)
 {
 	objects_there_and_back(*state, false);
@@ -153,22 +190,26 @@ static void a_killed_owner_gives_it_up(void **state)
 	assert_int_equal(pipe(ready), 0);
 	pid = fork();
 	if (!pid) {
-		uint8_t *mem = memory(false);
-		struct disk *d = open_it(*state, &c);
+		struct fix *f = *state;
+		struct disk *d;
 		struct req r;
 
-		put(d, &r, DISK_WRITE, 0, mem, MEM_BYTES);
+		c.path = device() ? device() : f->path;
+		c.buffered = !device() && !f->direct;
+		if (disk_open(&c, &d, NULL))
+			_exit(1);
+		put(d, &r, DISK_WRITE, 0, f->mem, MEM_BYTES);
 		disk_run(d, 0);
 		if (write(ready[1], "x", 1) == 1)
 			pause();
 		_exit(1);
 	}
+	close(ready[1]);
 	assert_int_equal(read(ready[0], &byte, 1), 1);
 	kill(pid, SIGKILL);
 	waitpid(pid, &status, 0);
 	assert_int_equal(disk_close(open_it(*state, &c), 0), 0);
 	close(ready[0]);
-	close(ready[1]);
 }
 
 static void what_is_known_of_it(void **state)
@@ -191,7 +232,6 @@ static void what_is_known_of_it(void **state)
 	assert_true(x.logical_block >= 512 && x.logical_block <= DISK_ALIGN);
 	if (device()) {
 		assert_true(x.max_io_bytes && x.nr_requests && x.max_segments);
-		assert_true(x.serial[0]);
 	} else {
 		assert_int_equal(x.bytes, FILE_BYTES);
 	}
@@ -220,9 +260,8 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fix_setup, fix_teardown)
 	const struct CMUnitTest tests[] = {
-		T(what_is_known_of_it),        T(from_pages_of_4_kib), T(from_huge_pages),
-		T(flush_and_discard),          T(one_at_a_time),       T(what_is_no_disk),
-		T(a_killed_owner_gives_it_up),
+		T(what_is_known_of_it), T(from_pages_of_4_kib),     T(from_huge_pages), T(flush_and_discard),
+		T(one_at_a_time),       T(what_is_slow_is_counted), T(what_is_no_disk), T(a_killed_owner_gives_it_up),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

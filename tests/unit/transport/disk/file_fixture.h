@@ -50,13 +50,16 @@ static inline void on_part(struct disk_io *io, uint64_t at, uint32_t n)
 static inline int fix_setup(void **state)
 {
 	struct fix *f = calloc(1, sizeof *f);
-	int fd;
+	int fd, rc;
 
 	/* The build folder: on a disk where /tmp is memory without direct IO. */
 	snprintf(f->path, sizeof f->path, "%s/disk_test_XXXXXX", access("build", W_OK) ? "/var/tmp" : "build");
 	f->fd = mkstemp(f->path);
 	assert_true(f->fd >= 0);
-	assert_int_equal(posix_fallocate(f->fd, 0, FILE_BYTES), 0);
+	do
+		rc = posix_fallocate(f->fd, 0, FILE_BYTES);
+	while (rc == EINTR);
+	assert_int_equal(rc, 0);
 	f->mem = mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(f->mem, MAP_FAILED);
 	fd = open(f->path, O_RDWR | O_DIRECT);
