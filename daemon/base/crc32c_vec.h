@@ -2,6 +2,8 @@
 #ifndef DAEMON_BASE_CRC32C_VEC_H
 #define DAEMON_BASE_CRC32C_VEC_H
 
+#ifdef __x86_64__
+
 #include <immintrin.h>
 
 #define AVX512_TARGET         __attribute__((target("avx512f,vpclmulqdq,pclmul,sse4.2")))
@@ -23,5 +25,7 @@
 #define AVX2_CLMUL(a, b, w)   _mm256_clmulepi64_epi128(a, b, w)
 #define AVX2_XOR(a, b)        _mm256_xor_si256(a, b)
 #define AVX2_XOR3(a, b, c)    _mm256_xor_si256(_mm256_xor_si256(a, b), c)
+
+#endif
 
 #endif
