@@ -33,6 +33,10 @@ int writer_create(struct seg *s)
 		return -ENOMEM;
 	s->writer = w;
 	w->s = s;
+	/* What a process that died had written and not flushed is found by recovery, and still only in the device's cache. */
+	w->written = 1;
+	w->dirty_bytes = FORMAT_BLOCK;
+	w->dirty_since_ns = disk_now(s->disk);
 	w->waiting.end = &w->waiting.first;
 	w->again.end = &w->again.first;
 	w->flushing.end = &w->flushing.first;
