@@ -17,9 +17,12 @@ static int format(const struct l2_conf *c, const char *path, struct why *why)
 	struct seg_format_conf f = {.path = path,
 				    .bytes = (uint64_t)l2_conf_int(c, "capacity_bytes"),
 				    .segment_bytes = (uint64_t)l2_conf_int(c, "segment_bytes")};
+	log_info("L2 device %s: it is empty and will be formatted; a file is also written once, which takes its time",
+		 path);
+	uint64_t start = clock_ms();
 	int rc = seg_format(&f, why);
 	if (!rc)
-		log_info("L2 device %s: it was empty and is formatted now", path);
+		log_info("L2 device %s: formatted in %.1f s", path, (double)(clock_ms() - start) / 1e3);
 	return rc;
 }
 

@@ -3,6 +3,7 @@
 
 #include "daemon/base/check.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/log.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -178,6 +179,16 @@ static void accept_all(struct raw_device *d)
 
 /* ---- into the store ------------------------------------------------------------------------------------------------------------ */
 
+static void tell_too_large(struct raw_device *d, uint64_t bytes)
+{
+	uint64_t dropped;
+	if (log_limit_pass(&d->too_large, 60000, &dropped))
+		log_warn("L2 device %s: objects of %.1f MiB do not fit into its segments and are not stored (%llu "
+			 "more); format it with "
+			 "larger ones: lmcache-appliance l2 format --force --segment-size",
+			 d->path, (double)bytes / (1 << 20), (unsigned long long)dropped);
+}
+
 static void op_done(struct seg_op *op)
 {
 	struct raw_slot *s = op->owner;
@@ -191,7 +202,9 @@ static void op_done(struct seg_op *op)
 	s->op = NULL;
 	s->next = d->unused;
 	d->unused = s;
-	if (io && op->kind == SEG_WRITE && (op->result == -ENOSPC || op->result == -EROFS))
+	if (op->result == -EFBIG)
+		tell_too_large(d, op->bytes);
+	if (io && op->kind == SEG_WRITE && (op->result == -ENOSPC || op->result == -EROFS || op->result == -EFBIG))
 		drop_store(d, io, op->result);
 	else if (io)
 		raw_answer(d, io, op->result);

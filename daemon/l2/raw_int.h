@@ -10,6 +10,7 @@
 #define DAEMON_L2_RAW_INT_H
 
 #include "daemon/base/lock.h"
+#include "daemon/base/log.h"
 #include "daemon/l2/breaker.h"
 #include "daemon/l2/l2_int.h"
 #include "daemon/seg/format.h"
@@ -72,6 +73,7 @@ struct raw_device {
 	uint64_t probes;
 	double tokens, tokens_max, tokens_ns; /* bytes; tokens_ns per ns, 0: no limit */
 	uint64_t tokens_at, tick_at;
+	struct log_limit too_large;
 	bool told_reads, told_writes;
 	enum breaker_cause told_cause;
 	int last_error, opened; /* opened: of the start, 1 while it is under way */

@@ -147,6 +147,20 @@ static void writes_have_a_budget(void **state)
 	rx_free(&x);
 }
 
+static void larger_than_a_segment(void **state)
+{
+	(void)state;
+	struct rx x;
+	rx_make(&x, 1, 64 * MIB, "");
+	assert_int_equal(fx_store(x.a, rx_key(&x, 1), 1, FX_MAX_BYTES),
+			 -EFBIG); /* with its header: the segments are as large */
+	assert_int_equal(fx_store(x.a, rx_key(&x, 2), 2, 6 * MIB), 0);
+	assert_int_equal(fx_load(x.a, rx_key(&x, 2), 2, 6 * MIB), 0);
+	assert_int_equal(fx_stats(x.a).dropped, 1);
+	assert_true(rx_breaker(&x, 0, "closed"));
+	rx_free(&x);
+}
+
 static void the_queue_has_an_end(void **state)
 {
 	(void)state;
@@ -305,6 +319,7 @@ int main(void)
 		cmocka_unit_test(restart_keeps_all),
 		cmocka_unit_test(rot_is_a_miss),
 		cmocka_unit_test(writes_have_a_budget),
+		cmocka_unit_test(larger_than_a_segment),
 		cmocka_unit_test(the_queue_has_an_end),
 		cmocka_unit_test(what_lies_there),
 		cmocka_unit_test(memory_runs_out),
