@@ -280,6 +280,8 @@ int main(int argc, char **argv)
 
 	memset(&b, 0, sizeof(b));
 	open_all(&b, objects + 16 * BATCH);
+	if (!mallocs)
+		die("allocations are not seen");
 	bench_head("tier: objects down and up, an adapter that answers at once");
 	l1_alone(&b, objects);
 	l1 = l1_alone(&b, objects);
