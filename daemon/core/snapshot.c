@@ -64,6 +64,7 @@ static void add_store(struct server *srv, struct status *s)
 	s->objects = st.objects;
 	s->write_locked = st.reserved;
 	s->read_locked = st.locked;
+	s->temporary = st.temporary;
 	s->detached = st.detached;
 	s->used_bytes = st.used_bytes;
 	s->total_bytes = st.total_bytes;

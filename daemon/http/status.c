@@ -334,13 +334,13 @@ static json_t *context_metas(const struct status *s, enum which which)
 
 static json_t *l1_manager(const struct status *s)
 {
-	return json_pack("{s:b s:o s:o s:o s:i s:o s:o s:f s:i s:i s:o s:i s:i s:o s:o}", "is_healthy", s->is_healthy,
+	return json_pack("{s:b s:o s:o s:o s:o s:o s:o s:f s:i s:i s:o s:i s:i s:o s:o}", "is_healthy", s->is_healthy,
 			 "total_object_count", num(s->objects), "write_locked_count", num(s->write_locked),
-			 "read_locked_count", num(s->read_locked), "temporary_count", 0, "memory_used_bytes",
-			 num(s->used_bytes), "memory_total_bytes", num(s->total_bytes), "memory_usage_ratio",
-			 ratio(s->used_bytes, s->total_bytes), "write_ttl_seconds", (int)s->write_ttl_s,
-			 "read_ttl_seconds", (int)s->read_ttl_s, "memory_configured_bytes", num(s->total_bytes),
-			 "staging_object_count", 0, "staging_bytes", 0, "memory_committed_bytes",
+			 "read_locked_count", num(s->read_locked), "temporary_count", num(s->temporary),
+			 "memory_used_bytes", num(s->used_bytes), "memory_total_bytes", num(s->total_bytes),
+			 "memory_usage_ratio", ratio(s->used_bytes, s->total_bytes), "write_ttl_seconds",
+			 (int)s->write_ttl_s, "read_ttl_seconds", (int)s->read_ttl_s, "memory_configured_bytes",
+			 num(s->total_bytes), "staging_object_count", 0, "staging_bytes", 0, "memory_committed_bytes",
 			 num(s->committed_bytes), "detached_count", num(s->detached));
 }
 

@@ -67,7 +67,7 @@ struct status {
 	uint32_t ncontexts;
 	uint64_t active_sessions, active_prefetch_jobs;
 	/* storage manager */
-	uint64_t objects, write_locked, read_locked, detached, used_bytes, total_bytes, committed_bytes;
+	uint64_t objects, write_locked, read_locked, temporary, detached, used_bytes, total_bytes, committed_bytes;
 	uint32_t write_ttl_s, read_ttl_s;
 	const char *eviction_policy; /* "LRU", "noop", "IsolatedLRU" */
 	double trigger_watermark, eviction_ratio;

@@ -45,6 +45,7 @@ void store_unlock_drop(struct store *s, const store_obj *objs, uint32_t n, uint6
 			continue;
 		if (++seen % STORE_SLICE == 0)
 			store_breathe(s);
+		s->n.temporary += !(obj_at(s, objs[i])->flags & OBJ_TEMP);
 		obj_at(s, objs[i])->flags |= OBJ_TEMP;
 		obj_unlock(s, objs[i], 1);
 	}

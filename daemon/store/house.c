@@ -222,6 +222,7 @@ void store_stats(struct store *s, struct store_stats *out)
 	out->reserved = s->n.reserved;
 	out->locked = s->n.locked;
 	out->detached = s->n.detached;
+	out->temporary = s->n.temporary;
 	out->lookups = s->n.lookups;
 	out->hits = s->n.hits;
 	out->reserves = s->n.reserves;
@@ -252,13 +253,14 @@ static uint32_t units_of(void *ctx, uint32_t id)
 static void check_tallies(struct store *s)
 {
 	uint64_t readable = s->n.readable, reserved = s->n.reserved, locked = s->n.locked, detached = s->n.detached;
-	uint64_t units = 0;
+	uint64_t units = 0, temporary = 0;
 
 	for (uint32_t id = 1; id <= s->ix.ids.hi; id++) {
 		const struct obj *o = obj_at(s, id);
 		if (!(o->flags & OBJ_USED))
 			continue;
 		units += o->units;
+		temporary += (o->flags & OBJ_TEMP) != 0;
 		obj_tally(s, o, -1);
 		if (o->flags & OBJ_KEYED && o->flags & OBJ_READABLE)
 			check(!!(o->flags & OBJ_LISTED) == !o->locks);
@@ -268,7 +270,7 @@ static void check_tallies(struct store *s)
 			check(!(o->flags & OBJ_LISTED) && (!(o->flags & OBJ_READABLE) || o->locks));
 	}
 	check(!s->n.readable && !s->n.reserved && !s->n.locked && !s->n.detached);
-	check(units == s->used_units);
+	check(units == s->used_units && temporary == s->n.temporary);
 	s->n.readable = readable;
 	s->n.reserved = reserved;
 	s->n.locked = locked;

@@ -37,6 +37,7 @@ void obj_free(struct store *s, uint32_t id)
 		index_remove(&s->ix, id);
 	if (o->flags & OBJ_SAMPLED)
 		samples_remove(&s->samples, id);
+	s->n.temporary -= (o->flags & OBJ_TEMP) != 0;
 	slots_release(&s->slots, id, o->units);
 	s->used_units -= o->units;
 	s->names.salt[ns->salt].used_bytes -= units_bytes(s, o->units);
@@ -91,6 +92,7 @@ static bool make_readable(struct store *s, uint32_t id, uint16_t locks, uint64_t
 	}
 	obj_tally(s, o, -1);
 	o->flags |= OBJ_READABLE | flags;
+	s->n.temporary += (flags & OBJ_TEMP) != 0;
 	o->locks = locks;
 	obj_tally(s, o, 1);
 	sample_start(s, id, now_ms);

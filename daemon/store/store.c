@@ -305,6 +305,7 @@ static bool is_replaceable(const struct store *s, const struct reservation *r, u
 /* Somebody wants to store what is there only for as long as it is locked: it stays. */
 static uint32_t keep_present(struct store *s, uint32_t id)
 {
+	s->n.temporary -= (obj_at(s, id)->flags & OBJ_TEMP) != 0;
 	obj_at(s, id)->flags &= ~(uint64_t)OBJ_TEMP;
 	return 0;
 }

@@ -173,6 +173,7 @@ uint32_t store_range_used(struct store *s, uint64_t *out, uint32_t max);
 
 struct store_stats {
 	uint64_t objects, readable, reserved, locked, detached; /* objects = keys present (reserved + readable) */
+	uint64_t temporary;                                     /* go with their last lock */
 	uint64_t used_bytes, total_bytes, committed_bytes, largest_free_bytes;
 	uint64_t short_bytes; /* not committed because the last try failed; store_tick tries again when room is short */
 	uint64_t lookups, hits; /* objects asked for by the two lock calls, and leading ones found */

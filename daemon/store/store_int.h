@@ -39,6 +39,7 @@ struct store {
 
 	struct {
 		uint64_t readable, reserved, locked, detached;
+		uint64_t temporary; /* counted where the flag changes, and not by obj_tally, which every lookup calls */
 		uint64_t lookups, hits, reserves, reserve_present, reserve_refused, commits, aborts, reads_finished;
 		uint64_t evicted_objects, evicted_bytes, evict_ticks, evict_triggered, cleared, spill_bytes;
 	} n;

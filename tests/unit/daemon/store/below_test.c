@@ -49,6 +49,7 @@ static void test_02_temporary_objects_go_with_the_last_lock(void **state)
 	fix_units(&f, 8, STORE_LRU);
 	reserve(&f, 0, 3, UNIT, o);
 	assert_int_equal(store_commit_locked(f.s, o, 3, 1, true, 0), 3);
+	assert_int_equal(stats(&f).temporary, 3);
 	got = lock_one(&f, 1); /* a second owner */
 	assert_int_equal(got, o[1]);
 	store_unlock(f.s, o, NULL, 3, 0);
@@ -57,7 +58,9 @@ static void test_02_temporary_objects_go_with_the_last_lock(void **state)
 	assert_true(has(&f, 1));
 	assert_false(has(&f, 2));
 	assert_int_equal(stats(&f).used_bytes, UNIT);
+	assert_int_equal(stats(&f).temporary, 1);
 	store_unlock(f.s, &got, NULL, 1, 0);
+	assert_int_equal(stats(&f).temporary, 0);
 	assert_int_equal(stats(&f).objects, 0);
 	assert_int_equal(stats(&f).used_bytes, 0);
 	fix_close(&f);
