@@ -114,7 +114,7 @@ static bool listed(const struct fs_index *ix, uint32_t id)
 	return ix->oldest == id || fs_entry_at(ix, id)->older;
 }
 
-static void unlist(struct fs_index *ix, uint32_t id)
+void fs_entry_unlist(struct fs_index *ix, uint32_t id)
 {
 	struct fs_entry *e = fs_entry_at(ix, id);
 
@@ -132,7 +132,7 @@ void fs_entry_newest(struct fs_index *ix, uint32_t id)
 	e->untouched = false;
 	if (ix->newest == id)
 		return;
-	unlist(ix, id);
+	fs_entry_unlist(ix, id);
 	e->older = ix->newest;
 	*(e->older ? &fs_entry_at(ix, e->older)->newer : &ix->oldest) = id;
 	ix->newest = id;
@@ -144,7 +144,7 @@ void fs_entry_oldest(struct fs_index *ix, uint32_t id)
 
 	if (ix->oldest == id)
 		return;
-	unlist(ix, id);
+	fs_entry_unlist(ix, id);
 	e->newer = ix->oldest;
 	*(e->newer ? &fs_entry_at(ix, e->newer)->older : &ix->newest) = id;
 	ix->oldest = id;
@@ -158,7 +158,7 @@ void fs_entry_drop(struct fs_index *ix, uint32_t id)
 	while (*at != id)
 		at = &fs_entry_at(ix, *at)->chain;
 	*at = e->chain;
-	unlist(ix, id);
+	fs_entry_unlist(ix, id);
 	*e = (struct fs_entry){.chain = ix->free};
 	ix->free = id;
 	ix->objects--;

@@ -64,7 +64,7 @@ void fs_file_name(const struct fs_stem *s, const struct store_hash *hash, char o
 
 #define FS_OTHER_LAYOUT UINT32_MAX
 
-enum fs_state { FS_FREE, FS_WRITING, FS_READY };
+enum fs_state { FS_FREE, FS_WRITING, FS_READY, FS_GOING }; /* GOING: its file is being removed */
 
 struct fs_entry {
 	struct store_hash hash;
@@ -92,6 +92,7 @@ uint32_t fs_entry_find(const struct fs_index *ix, uint32_t stem, const struct st
 /* 0: no memory. Not yet listed by use. */
 uint32_t fs_entry_add(struct fs_index *ix, uint32_t stem, const struct store_hash *hash);
 void fs_entry_newest(struct fs_index *ix, uint32_t id); /* to the young end; it is READY */
+void fs_entry_unlist(struct fs_index *ix, uint32_t id);
 void fs_entry_oldest(struct fs_index *ix, uint32_t id);
 void fs_entry_drop(struct fs_index *ix, uint32_t id);
 

@@ -140,7 +140,7 @@ static void order_by_use(struct scan *s)
 	lk_lock(&s->f->lk);
 	for (uint64_t i = s->n; i-- > 0;) {
 		const struct fs_entry *e = fs_entry_at(ix, s->list[i].id);
-		if (e->number == s->list[i].number && e->untouched)
+		if (e->number == s->list[i].number && e->state == FS_READY && e->untouched)
 			fs_entry_oldest(ix, s->list[i].id);
 	}
 	lk_unlock(&s->f->lk);

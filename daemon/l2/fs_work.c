@@ -42,17 +42,18 @@ static bool serves(const struct fs *f, uint32_t id, const struct seg_key *key)
 
 struct victim {
 	char file[FS_NAME_MAX + 1];
-	uint64_t bytes;
+	uint32_t id;
 };
 
-/* Off the index; its bytes count until it is gone. */
+/* Nobody finds it any more, and nobody takes its place: name and bytes are kept until the file is gone. */
 static void take_out(struct fs *f, uint32_t id, struct victim *v)
 {
-	const struct fs_entry *e = fs_entry_at(&f->index, id);
+	struct fs_entry *e = fs_entry_at(&f->index, id);
 
 	fs_file_name(fs_stem_at(&f->stems, e->stem), &e->hash, v->file);
-	v->bytes = e->bytes;
-	fs_entry_drop(&f->index, id);
+	v->id = id;
+	e->state = FS_GOING;
+	fs_entry_unlist(&f->index, id);
 	f->n.objects--;
 }
 
@@ -63,9 +64,10 @@ static void unlink_victim(struct fs *f, const struct victim *v)
 
 	lk_lock(&f->lk);
 	if (gone)
-		f->used -= v->bytes;
+		f->used -= fs_entry_at(&f->index, v->id)->bytes;
 	else
 		f->n.store_errors++;
+	fs_entry_drop(&f->index, v->id);
 	lk_unlock(&f->lk);
 }
 
@@ -80,7 +82,7 @@ bool fs_make_room(struct fs *f, uint64_t limit, uint64_t room)
 		if (id) {
 			take_out(f, id, &v);
 			f->n.evicted_objects++;
-			f->n.evicted_bytes += v.bytes;
+			f->n.evicted_bytes += fs_entry_at(&f->index, id)->bytes;
 		} else if (fits) {
 			f->used += room;
 		}
@@ -98,7 +100,7 @@ static void forget(struct fs *f, const struct seg_key *key, uint64_t number)
 
 	lk_lock(&f->lk);
 	uint32_t id = entry_of(f, key);
-	bool same = id && fs_entry_at(&f->index, id)->number == number;
+	bool same = id && fs_entry_at(&f->index, id)->number == number && fs_entry_at(&f->index, id)->state == FS_READY;
 	if (same)
 		take_out(f, id, &v);
 	lk_unlock(&f->lk);
@@ -140,38 +142,45 @@ static void succeeded(struct fs *f)
 
 /* ---- storing -------------------------------------------------------------------------------------------------------------------- */
 
-/* Enters the object as being written. 0; -EEXIST, -EBUSY, -EINVAL (no such file name), -ENOSPC. What is in its place goes. */
-static int enter(struct fs *f, const struct l2_job *job, uint32_t *id, char file[FS_NAME_MAX + 1])
+/* Enters the object as being written. 0; -EEXIST, -EBUSY, -EINVAL (no such file name), -ENOSPC (no memory); -EAGAIN: what is in its
+ * place is taken out and must go first. */
+static int enter_locked(struct fs *f, const struct l2_job *job, uint32_t *id, char file[FS_NAME_MAX + 1],
+			struct victim *v)
 {
-	struct victim v = {.bytes = 0};
-	int rc = 0;
-	bool old = false;
-
-	lk_lock(&f->lk);
 	uint32_t stem = fs_stem_of_name(&f->stems, f->names, job->key.name, false);
 	uint32_t there = entry_of(f, &job->key);
-	bool closed = f->closed_until_ms && clock_ms() < f->closed_until_ms;
-	bool being_written = there && fs_entry_at(&f->index, there)->state == FS_WRITING;
-	if (!stem) {
-		rc = -EINVAL;
-	} else if (closed || being_written) {
-		rc = -EBUSY;
-	} else if (serves(f, there, &job->key) && fs_entry_at(&f->index, there)->bytes == job->bytes) {
-		rc = -EEXIST;
-	} else {
-		if (there) {
-			old = true;
-			take_out(f, there, &v);
-		}
-		*id = fs_entry_add(&f->index, stem, &job->key.hash);
-		if (*id)
-			fs_file_name(fs_stem_at(&f->stems, stem), &job->key.hash, file);
-		else
-			rc = -ENOSPC;
+
+	if (!stem)
+		return -EINVAL;
+	if (f->closed_until_ms && clock_ms() < f->closed_until_ms)
+		return -EBUSY;
+	if (there && fs_entry_at(&f->index, there)->state != FS_READY)
+		return -EBUSY;
+	if (serves(f, there, &job->key) && fs_entry_at(&f->index, there)->bytes == job->bytes)
+		return -EEXIST;
+	if (there) {
+		take_out(f, there, v);
+		return -EAGAIN;
 	}
-	lk_unlock(&f->lk);
-	if (old)
-		unlink_victim(f, &v);
+	*id = fs_entry_add(&f->index, stem, &job->key.hash);
+	if (!*id)
+		return -ENOSPC;
+	fs_file_name(fs_stem_at(&f->stems, stem), &job->key.hash, file);
+	return 0;
+}
+
+static int enter(struct fs *f, const struct l2_job *job, uint32_t *id, char file[FS_NAME_MAX + 1])
+{
+	struct victim v;
+	int rc;
+
+	do {
+		lk_lock(&f->lk);
+		rc = enter_locked(f, job, id, file, &v);
+		lk_unlock(&f->lk);
+		if (rc == -EAGAIN)
+			unlink_victim(f, &v);
+	} while (rc == -EAGAIN);
 	return rc;
 }
 
@@ -346,16 +355,17 @@ static int remove_one(struct fs *f, const struct l2_job *job)
 	lk_lock(&f->lk);
 	uint32_t id = entry_of(f, &job->key);
 	struct fs_entry *e = id ? fs_entry_at(&f->index, id) : NULL;
-	ready = e && e->state == FS_READY;
+	bool going = !e || e->state == FS_GOING;
+	ready = !going && e->state == FS_READY;
 	if (ready)
 		take_out(f, id, &v);
-	else if (e)
+	else if (!going)
 		e->removed = true;
-	f->n.removed += e != NULL;
+	f->n.removed += !going;
 	lk_unlock(&f->lk);
 	if (ready)
 		unlink_victim(f, &v);
-	return e ? 0 : -ENOENT;
+	return going ? -ENOENT : 0;
 }
 
 static int clear(struct fs *f)

@@ -1,6 +1,10 @@
 /* fs_faults_test.c - objects as files: what goes wrong with files, with memory and between servers. */
 #include "tests/unit/daemon/l2/fs_fixture.h"
 
+#include "daemon/base/check.h"
+
+#include <pthread.h>
+
 /* ---- what goes wrong ------------------------------------------------------------------------------------------------------------ */
 
 static void change_file(const char *file, uint64_t at)
@@ -293,6 +297,72 @@ static void closed_in_the_middle(void **state)
 	assert_int_equal(ended, N);
 }
 
+struct crowd {
+	struct l2 *a;
+	uint32_t name;
+	uint64_t seed;
+	uint64_t loaded, stored;
+	pthread_t thread;
+};
+
+static uint64_t next_of(uint64_t *seed)
+{
+	*seed = *seed * 6364136223846793005u + 1442695040888963407u;
+	return *seed >> 33;
+}
+
+static void *crowd_main(void *arg)
+{
+	struct crowd *c = arg;
+	for (int i = 0; i < 400; i++) {
+		uint64_t number = next_of(&c->seed) % 24, bytes = 3000 + number * 512, what = next_of(&c->seed) % 100;
+		int rc;
+		if (what < 45) {
+			rc = store_number(c->a, c->name, number, bytes);
+			check(rc == 0 || rc == -EEXIST || rc == -EBUSY || rc == -ENOSPC);
+			c->stored += rc == 0;
+		} else if (what < 85) {
+			rc = load_number(c->a, c->name, number, bytes);
+			check(rc == 0 || rc == -ENOENT);
+			c->loaded += rc == 0;
+		} else if (what < 97) {
+			rc = run_io(c->a, c->a->ops->remove, key_of(c->name, number), NULL, 0, NULL);
+			check(rc == 0 || rc == -ENOENT);
+		} else {
+			rc = run_io(c->a, what == 99 ? c->a->ops->clear : c->a->ops->flush, key_of(c->name, 0), NULL, 0,
+				    NULL);
+			check(rc == 0);
+		}
+	}
+	return NULL;
+}
+
+/* Few keys, a small limit, everybody at them: nothing wrong is loaded, and the books are right at the end. */
+static void everything_at_once(void **state)
+{
+	(void)state;
+	uint32_t name = name_of("m", 1, 0, "", 1), files;
+	uint64_t loaded = 0, stored = 0;
+	struct crowd c[4];
+	struct l2 *a = open_fs("\"max_capacity_gb\": 0.00005722045898437500"); /* 61440 */
+	for (uint64_t i = 0; i < 4; i++) {
+		c[i] = (struct crowd){.a = a, .name = name, .seed = i};
+		assert_int_equal(pthread_create(&c[i].thread, NULL, crowd_main, &c[i]), 0);
+	}
+	for (int i = 0; i < 200; i++)
+		assert_true(stats_of(a).used_bytes <= 61440);
+	for (uint64_t i = 0; i < 4; i++) {
+		pthread_join(c[i].thread, NULL);
+		loaded += c[i].loaded;
+		stored += c[i].stored;
+	}
+	struct l2_stats n = stats_of(a);
+	assert_true(n.used_bytes == bytes_there(&files) && n.objects == files);
+	assert_true(n.loads == loaded && n.stores == stored && loaded > 0 && stored > 0);
+	assert_true(n.bad_checksums == 0 && n.load_errors == 0 && n.store_errors == 0);
+	close_fs(a);
+}
+
 int main(void)
 {
 #define T(n, f)                                                \
@@ -310,6 +380,7 @@ int main(void)
 		T("17 refused at start", refused_at_start),
 		T("18 without memory", without_memory),
 		T("19 closed in the middle", closed_in_the_middle),
+		T("20 everything at once", everything_at_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
