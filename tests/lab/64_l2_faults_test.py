@@ -1,0 +1,112 @@
+"""One of two drives below the second tier fails, hangs, or is pulled out: the answer comes by the deadline and is right, requests that do
+not need that drive do not notice, and when the drive is well again it is used again, without a restart."""
+import json
+import sys
+import time
+
+sys.dont_write_bytecode = True
+from lablib.daemon import Daemon                                # noqa: E402
+from lablib.faults import NamespaceFault, plug, unplug          # noqa: E402
+from lablib.testing import SLOW, LabTest                        # noqa: E402
+
+lab = LabTest("--node cpus=2,mem=1792 --nvme size=256M,serial=GOOD --nvme size=256M,serial=BAD")
+STALL = 1.0
+PROMPTS = 12
+SLACK = 1.5         # seconds that an emulated guest may take beside the deadline
+ADAPTER = {"type": "raw_block", "device_paths": ["/dev/lab/GOOD-n1", "/dev/lab/BAD-n1"], "segment_bytes": 16 << 20}
+
+
+class Watch:
+    """The client in the guest, and what it said so far."""
+
+    def __init__(self, server, seconds=400):
+        self.job = lab.start(["tests/lab/inside/l2_watch.py", str(server.port), str(server.http_port), str(PROMPTS), str(seconds)])
+        lab.wait(lambda: self.lines() or self.job.poll() is not None, 90, "what is to be watched")
+        self.alive()
+
+    def alive(self):
+        assert self.job.poll() is None, self.job.output("err").decode("utf-8", "replace")[-2000:]
+
+    def lines(self):
+        out = []
+        for line in self.job.output().decode("utf-8", "replace").splitlines(True):
+            if line.endswith("\n"):
+                out.append(json.loads(line))
+        return out
+
+    def steps(self):
+        return [line for line in self.lines() if "hits" in line]
+
+    def next(self, count, seconds=120):
+        """The next `count` steps from now on."""
+        have = len(self.steps())
+        lab.wait(lambda: len(self.steps()) >= have + count or self.job.poll() is not None, seconds, "%d steps" % count)
+        self.alive()
+        return self.steps()[have:]
+
+
+def p99(steps):
+    all_of = sorted(x for s in steps for x in s["others"])
+    return all_of[int(len(all_of) * 0.99)]
+
+
+def whole(steps):
+    return all(s["hits"] == s["chunks"] for s in steps)
+
+
+def server():
+    return Daemon(lab, "--l2-adapter", json.dumps(ADAPTER), "--l2-prefetch-stall-seconds", str(STALL), "--l2-dirty-max-percent", "60",
+                  l1="0.25")
+
+
+def bad(qmp):
+    return NamespaceFault(qmp, "nvme1n1")
+
+
+def through(name, begin, end, said):
+    """The drive gets a fault, is dropped, is healed, and is used again."""
+    def test():
+        with server() as daemon:
+            watch = Watch(daemon)
+            before = watch.next(8)
+            assert whole(before), "before the fault: %r" % [(s["hits"], s["chunks"]) for s in before]
+            with lab.lab.guests[0].qmp() as qmp:
+                begin(qmp)
+                first = watch.next(6)
+                lab.wait(lambda: "L2 device /dev/lab/BAD-n1: " + said in daemon.log(), 60, "the line about the drive: " + said)
+                during = watch.next(8)
+                end(qmp)
+            lab.wait(lambda: "L2 device /dev/lab/BAD-n1: in use again" in daemon.log(), 120, "the drive to be used again")
+            lab.wait(lambda: whole(watch.next(PROMPTS)), 180, "whole prompts")
+            slowest = max(s["took"] for s in first + during)
+            ratio = p99(during) / p99(before)
+            print("# %s: slowest answer %.2f s, others' p99 %.1f ms before, %.1f ms during: %.2f" %
+                  (name, slowest, p99(before) * 1e3, p99(during) * 1e3, ratio))
+            assert slowest < (STALL + SLACK) * SLOW, "an answer took %.2f s" % slowest
+            assert not whole(first + during), "the fault did nothing"
+            assert ratio < 2 * SLOW, "others wait for the drive: %.2f" % ratio
+    return test
+
+
+lab.test("reads fail", limit=400)(through("errors", lambda q: bad(q).errors(io="read"), lambda q: bad(q).off(), "read errors"))
+lab.test("the drive hangs", limit=400)(through("hang", lambda q: bad(q).slow(1), lambda q: bad(q).off(), ""))
+lab.test("the drive is pulled out and put back", limit=400)(
+    through("removal", lambda q: unplug(q, "nvme1"), lambda q: plug(q, lab.lab.machine, "nvme1"), ""))
+
+
+@lab.test("writes fail: reads go on, stores go to the other drive", limit=300)
+def writes():
+    with server() as daemon:
+        watch = Watch(daemon)
+        with lab.lab.guests[0].qmp() as qmp:
+            bad(qmp).errors(io="write")
+            lab.wait(lambda: "L2 device /dev/lab/BAD-n1: write errors" in daemon.log(), 120, "the line about the drive")
+            during = watch.next(PROMPTS)
+            assert whole(during), [(s["hits"], s["chunks"]) for s in during]
+            bad(qmp).off()
+        lab.wait(lambda: "L2 device /dev/lab/BAD-n1: in use again" in daemon.log(), 120, "the drive to be used again")
+        time.sleep(0.1)
+        assert whole(watch.next(4))
+
+
+lab.main()
