@@ -13,12 +13,15 @@ from lmclient import CHUNK, KV, Engine
 SHAPES = (("kill-s", 2, 2, 8), ("kill-m", 4, 2, 64), ("kill-l", 8, 4, 64))
 PAGES = 96          # of 16 tokens: six chunks at most
 FLUSH_EVERY = 6     # prompts
+USUAL = (0.3, 0.5, 0.2)
+SMALL = (0.6, 0.4, 0.0)     # for an emulated machine
 
 
 class Prompts:
     """Engines of all shapes on one server, and what prompt number n holds."""
 
-    def __init__(self, port, dialect="D4"):
+    def __init__(self, port, dialect="D4", shares=USUAL):
+        self.shares = shares
         self.engines = [Engine(port, dialect, KV(nl=nl, nb=PAGES, nh=nh, hs=hs, seed=1), model=model)
                         for model, nl, nh, hs in SHAPES]
 
@@ -35,7 +38,7 @@ class Prompts:
     def make(self, number):
         """(engine, tokens, canonical words) of a prompt."""
         rng = numpy.random.default_rng(number)
-        engine = self.engines[int(rng.choice(len(SHAPES), p=(0.3, 0.5, 0.2)))]
+        engine = self.engines[int(rng.choice(len(SHAPES), p=self.shares))]
         chunks = int(rng.integers(1, 5))
         tokens = [int(t) for t in rng.integers(0, 128256, chunks * CHUNK)]
         _, nl, nh, hs = SHAPES[self.engines.index(engine)]
@@ -71,9 +74,10 @@ def flush(http_port, timeout=30):
         conn.close()
 
 
-def load(port, http_port, first, journal, stop_after=None, on_ack=None, flush_every=FLUSH_EVERY, prompts_most=None):
+def load(port, http_port, first, journal, stop_after=None, on_ack=None, flush_every=FLUSH_EVERY, prompts_most=None,
+         shares=USUAL):
     """Stores prompts first, first + 1, ... until the server is gone. Lines of the journal: `stored N`, `durable N` (all up to N)."""
-    with Prompts(port) as prompts, open(journal, "a", buffering=1) as out:
+    with Prompts(port, shares=shares) as prompts, open(journal, "a", buffering=1) as out:
         number, begun, before = first, first, flush(http_port)
         end = time.monotonic() + stop_after if stop_after else None
         while (end is None or time.monotonic() < end) and (prompts_most is None or number - first < prompts_most):

@@ -9,7 +9,7 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "integration"))
-from lml2 import load                           # noqa: E402
+from lml2 import SMALL, load                           # noqa: E402
 
 port, http_port, journal, device, at, prompts = sys.argv[1:]
 fd = os.open(device, os.O_WRONLY | os.O_DIRECT)
@@ -22,5 +22,5 @@ def mark(number):
 
 
 mark(-1)
-load(int(port), int(http_port), 0, journal, on_ack=mark, flush_every=2, prompts_most=int(prompts))
+load(int(port), int(http_port), 0, journal, on_ack=mark, flush_every=2, prompts_most=int(prompts), shares=SMALL)
 print("done")
