@@ -14,9 +14,9 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "integration"))
-from lml2 import Prompts, flush                         # noqa: E402
+from lml2 import SMALL, Prompts, flush                         # noqa: E402
 
-OTHERS = 20
+OTHERS = 12
 
 
 def clear_l1(http_port):
@@ -39,7 +39,7 @@ def l1_hit(engine, tokens, want):
 
 
 def main(port, http_port, count, seconds):
-    with Prompts(port) as prompts:
+    with Prompts(port, shares=SMALL) as prompts:
         for number in range(count):
             assert prompts.store(number)
         assert flush(http_port) == 0
