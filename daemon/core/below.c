@@ -25,26 +25,20 @@ int below_parse(struct server *srv, struct why *why)
 	return err;
 }
 
+/* The plan has a thread for every drive it saw; the CPUs of one on the drive's node will do for any there. Called by the thread itself,
+ * so that nothing of main's is touched. */
 static int near_node(void *ctx, node_id node, const char *name)
 {
-	struct server *srv = ctx;
-	struct why why = {0};
-	uint32_t i = 0;
-	int err;
+	const struct server *srv = ctx;
+	const struct plan_thread *t = NULL;
 
-	/* the plan has a thread for every drive it saw; one on the drive's node will do for any there */
-	while (node_known(node) && node_known(place_node_of(srv, ROLE_NVME, i)) &&
-	       !node_same(place_node_of(srv, ROLE_NVME, i), node))
-		i++;
-	err = node_known(node) ? place_enter(srv, ROLE_NVME, i, name, &why) : 0;
-	if (err)
-		log_error("%s", why.text);
-	return err;
-}
-
-static void back_again(void *ctx)
-{
-	place_leave(ctx);
+	if (name)
+		pthread_setname_np(pthread_self(), name);
+	if (!node_known(node) || !place_pins(srv))
+		return 0;
+	for (uint32_t i = 0; (t = plan_thread_of(srv->plan, ROLE_NVME, i)) && !node_same(t->node, node); i++)
+		;
+	return t ? cpus_pin_self(&t->cpus) : 0;
 }
 
 static uint32_t arena_buffers(const struct server *srv, struct disk_buffer *out)
@@ -68,8 +62,7 @@ static int open_adapters(struct server *srv, struct l2 **out, struct why *why)
 			     .nbuffers = arena_buffers(srv, buffers),
 			     .chunk_tokens = srv->chash.chunk_tokens,
 			     .ctx = srv,
-			     .enter = near_node,
-			     .leave = back_again};
+			     .enter = near_node};
 	uint32_t n;
 	int err = 0;
 

@@ -104,7 +104,7 @@ struct l2_env {
 	const struct disk_buffer *buffers; /* the arena, to be registered */
 	uint32_t nbuffers;
 	uint32_t chunk_tokens;
-	/* Threads started between enter and leave run near `node`. May be NULL. */
+	/* Called by a thread of an adapter for itself, first and last: names it and keeps it near `node`. Each may be NULL. */
 	void *ctx;
 	int (*enter)(void *ctx, node_id node, const char *name);
 	void (*leave)(void *ctx);
