@@ -187,29 +187,23 @@ static void measure_rate(struct evictor *e)
 
 /* ---- which one goes ------------------------------------------------------------------------------------------------------------ */
 
-struct ages {
-	uint64_t oldest, newest; /* generations */
-};
-
-static struct ages ages_of(const struct seg *s)
+/* The lowest generation that was given to a segment of this store and is still on it. */
+static uint64_t oldest_of(const struct seg *s)
 {
-	struct ages a = {UINT64_MAX, 0};
+	uint64_t oldest = UINT64_MAX;
 
 	for (uint32_t i = 0; i < s->super.segments; i++) {
 		uint64_t g = s->segment[i].generation;
 
-		if (!g) /* never used */
-			continue;
-		a.oldest = g < a.oldest ? g : a.oldest;
-		a.newest = g > a.newest ? g : a.newest;
+		oldest = g && g < oldest ? g : oldest; /* 0: never used */
 	}
-	return a;
+	return oldest;
 }
 
-/* 1: the newest segment, 0: as many were begun since as there are. */
-static double youth(const struct seg *s, const struct segment *g, const struct ages *a)
+/* 1: its records are the newest, 0: as many were written since as there are. */
+static double youth(const struct seg *s, const struct segment *g)
 {
-	double age = (double)(a->newest - g->generation) / (double)s->super.segments;
+	double age = (double)(s->sequence - g->sequence) / ((double)s->ix.used + 1);
 
 	return age < 1 ? 1 - age : 0;
 }
@@ -217,9 +211,9 @@ static double youth(const struct seg *s, const struct segment *g, const struct a
 /* Live bytes. Those of the youngest segment count eight times, since what was just written is wanted most, also if its segment is hardly
  * filled; every use since the last pass counts like half of that. In 32nds of a segment, so that small differences do not
  * outweigh age. */
-static uint64_t worth(const struct seg *s, const struct segment *g, const struct ages *a)
+static uint64_t worth(const struct seg *s, const struct segment *g)
 {
-	double bytes = (double)g->live_bytes * (1 + 7 * youth(s, g, a)) + 4 * (double)g->heat;
+	double bytes = (double)g->live_bytes * (1 + 7 * youth(s, g)) + 4 * (double)g->heat;
 
 	if (g->suspect || !g->live)
 		return 0;
@@ -228,9 +222,9 @@ static uint64_t worth(const struct seg *s, const struct segment *g, const struct
 
 /* Records that a removal is about may still be in any segment that was begun before it and not been used again. What is
  * in a free one counts: it is on the medium until somebody writes over it. */
-static bool must_carry(const struct segment *g, const struct ages *a)
+static bool must_carry(const struct segment *g, uint64_t oldest)
 {
-	return g->removed && g->generation > a->oldest;
+	return g->removed && g->generation > oldest;
 }
 
 /* For the records that carry its removals (of an open segment generously: others write to it, too), and for their entries, while the old
@@ -245,7 +239,7 @@ static bool carry_room(const struct evictor *e, const struct segment *g)
 static uint32_t choose(struct evictor *e, bool carry)
 {
 	struct seg *s = e->s;
-	struct ages a = ages_of(s);
+	uint64_t oldest = oldest_of(s);
 	uint32_t best = NO_SEGMENT;
 	uint64_t best_worth = 0;
 
@@ -256,9 +250,9 @@ static uint32_t choose(struct evictor *e, bool carry)
 			uint64_t w;
 
 			/* With no room to carry anything to, only what needs none can go. */
-			if (g->state != SEGMENT_SEALED || (carry && must_carry(g, &a) && !carry_room(e, g)))
+			if (g->state != SEGMENT_SEALED || (carry && must_carry(g, oldest) && !carry_room(e, g)))
 				continue;
-			w = worth(s, g, &a);
+			w = worth(s, g);
 			if (best != NO_SEGMENT &&
 			    (w > best_worth || (w == best_worth && g->generation > s->segment[best].generation)))
 				continue;
@@ -406,11 +400,11 @@ static void carry_step(struct evictor *e)
 {
 	struct seg *s = e->s;
 	struct segment *g = &s->segment[e->victim];
-	struct ages a = ages_of(s);
+	uint64_t oldest = oldest_of(s);
 
 	if (e->carrying || !still_removed(e))
 		return;
-	if (!e->nkeys && must_carry(g, &a) && !e->let_go && !collect_removals(e))
+	if (!e->nkeys && must_carry(g, oldest) && !e->let_go && !collect_removals(e))
 		return;
 	if (e->nkeys) {
 		e->carrying = writer_carry(s, e->keys, e->nkeys);
@@ -432,7 +426,6 @@ static void begin(struct evictor *e)
 {
 	struct seg *s = e->s;
 	uint32_t id = choose(e, true);
-	struct ages a = ages_of(s);
 	struct segment *g;
 
 	/* An index full of removals would stay full: rather is something back after the next start. */
@@ -445,7 +438,7 @@ static void begin(struct evictor *e)
 	e->budget = (uint64_t)(s->conf.readmit * (double)s->super.segment_bytes);
 	lk_lock(&s->lk);
 	/* Little in a young segment (a restart leaves such): all of it moves on. */
-	e->least = g->live_bytes <= e->budget && youth(s, g, &a) > 0.5 ? 0 : 1;
+	e->least = g->live_bytes <= e->budget && youth(s, g) > 0.5 ? 0 : 1;
 	e->uses = g->heat ? 3 : 0;
 	if (g->suspect || !g->live || !e->budget)
 		e->least = e->uses + 1;

@@ -7,8 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
-#define BAD_RECORDS  3u         /* of a segment that is not trusted any more */
-#define USUAL_OBJECT (1u << 16) /* bytes, for the size of the index */
+#define BAD_RECORDS  3u          /* of a segment that is not trusted any more */
+#define IDLE_NS      1000000000u /* discards want a turn now and then */
+#define USUAL_OBJECT (1u << 16)  /* bytes, for the size of the index */
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------- */
 
@@ -314,6 +315,7 @@ uint32_t seg_run(struct seg *s, uint64_t wait_ns)
 	step(s);
 	n = tell(s);
 	due = writer_due(s);
+	due = due < IDLE_NS ? due : IDLE_NS;
 	if (n)
 		wait_ns = 0;
 	else if (s->recovered && due < wait_ns)

@@ -318,6 +318,46 @@ static void bad_records(void **state)
 	box_end(&b);
 }
 
+/* Freed segments are discarded, one a second at most, and what is live never is. */
+static void discards(void **state)
+{
+	struct box b;
+	uint64_t before, now;
+	uint32_t found = 0, i;
+
+	(void)state;
+	box_start(&b, 40, 256 << 10);
+	box_close(&b);
+	b.conf.discard = true;
+	box_open(&b);
+	now = disk_now(seg_disk(b.s));
+	for (i = 0; i < 2000; i++) {
+		assert_int_equal(box_put(&b, i, 20000), 0);
+		before = box_stats(&b).discarded_bytes;
+		seg_run(b.s, 5000000);
+		assert_in_range(box_stats(&b).discarded_bytes - before, 0, 256 << 10);
+	}
+	before = (disk_now(seg_disk(b.s)) - now) / 1000000000u;
+	assert_true(box_stats(&b).discarded_bytes > 0);
+	assert_true(box_stats(&b).discarded_bytes <= (before + 1) * (256 << 10));
+	for (i = 0; i < 10; i++)
+		seg_run(b.s, 2000000000);
+	assert_int_equal(box_stats(&b).dropped, 0);
+	for (uint32_t turn = 0; turn < 2; turn++) {
+		found = 0;
+		for (i = 0; i < 2000; i++)
+			if (box_find(&b, i)) {
+				assert_int_equal(box_get(&b, i, 20000), 0);
+				found++;
+			}
+		assert_true(found > 200);
+		box_close(&b);
+		box_open(&b);
+		used_is_exact(&b);
+	}
+	box_end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -329,6 +369,7 @@ int main(void)
 		cmocka_unit_test(index_full),
 		cmocka_unit_test(removed_stays_removed),
 		cmocka_unit_test(removals_are_carried),
+		cmocka_unit_test(discards),
 		cmocka_unit_test(bad_records),
 	};
 
