@@ -37,6 +37,8 @@ static void flush_failed(struct writer *w, uint64_t durable)
 		told = told || lost;
 	}
 	w->flush_error = w->flush_error || !told;
+	if (!w->first_durable)
+		w->first_mark = 0; /* its segment is given up below: the next one's header is the first */
 	w->objects_durable = w->objects_covered;
 	for (uint32_t i = 0; i < WRITE_STREAMS; i++)
 		if (w->stream[i].used && w->stream[i].own >= 0)

@@ -102,6 +102,8 @@ static void header_done(struct disk_io *io)
 	if (!io->result) {
 		st->ready = true;
 		commit_written(st->w, FORMAT_BLOCK);
+		if (!st->w->first_mark)
+			st->w->first_mark = st->w->written;
 		return;
 	}
 	st->failed = st->full = true;
@@ -192,11 +194,20 @@ static bool fits(const struct writer *w, const struct stream *st, uint64_t recor
 	return st->end + record + format_summary_need(st->summary) + FORMAT_BLOCK <= w->s->super.segment_bytes;
 }
 
+/* The first header of a life is made durable before a record follows. Recovery goes on counting generations from the highest it finds:
+ * if a power cut took all of a life's headers, the next life would give out the same numbers, and records of the lost one would count. */
+static bool counting_is_safe(struct writer *w)
+{
+	if (!w->first_durable)
+		w->first_durable = writer_durable(w->s, w->first_mark);
+	return w->first_durable;
+}
+
 struct stream *write_stream(struct writer *w, struct format_entry *e, uint64_t record)
 {
 	struct stream *st = w->open;
 
-	if (st && !st->full && !st->ready)
+	if (st && !st->full && (!st->ready || !counting_is_safe(w)))
 		return NULL; /* the header first */
 	if (st && !st->full) {
 		e->at = st->end;

@@ -62,6 +62,8 @@ struct writer {
 	uint64_t objects_written, objects_covered, objects_durable;
 	uint64_t dirty_bytes, dirty_since_ns;
 	bool flush_busy, flush_error;
+	uint64_t first_mark; /* the first segment header of this life; 0: not written */
+	bool first_durable;
 	struct disk_io flush;
 
 	enum seal_step seal_step;
