@@ -139,10 +139,13 @@ static int run(const struct cli_cmd *cmd, const struct l2_opts *o)
 	for (uint32_t p = 0; p < BENCH_L2_PHASES; p++)
 		c.phase[p] = o->only == ANY_PHASE || o->only == p;
 	struct bench_l2_result *x = mem_calloc(1, sizeof(*x));
-	int rc = x ? bench_l2_run(&c, o->adapter, x, &why) : why_set(&why, -ENOMEM, "out of memory");
+	if (!x) {
+		cli_error(cmd, "out of memory");
+		return CLI_FAILED;
+	}
+	int rc = bench_l2_run(&c, o->adapter, x, &why);
 	int code = rc ? CLI_FAILED : finish(cmd, o, &c, x);
-	if (x)
-		json_decref(x->adapter);
+	json_decref(x->adapter);
 	mem_free(x);
 	if (rc == -EINVAL || rc == -ENOTSUP)
 		return cli_usage(cmd, "%s", why.text);
