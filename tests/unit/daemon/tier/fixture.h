@@ -61,7 +61,7 @@ static inline bool heard_loaded(void *ctx, uint64_t id, const struct tier_result
 	memcpy(h->objs, objs, r->objects * sizeof(*objs));
 	pthread_cond_broadcast(&x->c);
 	pthread_mutex_unlock(&x->m);
-	return !x->refuse;
+	return !x->refuse; /* set before the start */
 }
 
 /* Before tx_open the test may change conf and adapters. */

@@ -495,16 +495,55 @@ static void test_18_the_end_lets_stores_finish(void **state)
 	tx_close(&x, 0);
 }
 
+static void never(void *ctx, int result)
+{
+	(void)result;
+	*(bool *)ctx = true;
+}
+
+struct last_wish {
+	struct tfix *x;
+	int prefetch, flush;
+	bool heard, accepts, flushed;
+};
+
+/* Somebody who hears that his job ended because of the end, and asks for more. */
+static bool wish(void *ctx, uint64_t id, const struct tier_result *r, const store_obj *objs)
+{
+	struct last_wish *w = ctx;
+
+	(void)id;
+	(void)objs;
+	w->heard = true;
+	assert_int_equal(r->end, TIER_LATE);
+	w->prefetch = tx_prefetch(w->x, 2, 0, 4);
+	w->flush = tier_flush(w->x->t, never, &w->flushed);
+	w->accepts = tier_accepts(w->x->t, 1, UNIT);
+	tx_store(w->x, 30, 2);
+	return false;
+}
+
 static void test_19_nothing_is_taken_after_the_end_began(void **state)
 {
+	struct last_wish w = {0};
 	struct tfix x;
 	(void)state;
 
 	tx_conf(&x, 64);
+	tx_adapter(&x, FAKE_MANUAL, true);
+	x.conf.listener = (struct tier_listener){&w, NULL, wish};
+	w.x = &x;
 	tx_open(&x);
-	tier_destroy(x.t, 0);
+	tx_on_l2(&x, 0, 0, 4);
+	tx_prefetch(&x, 1, 0, 4);
+	EVENTUALLY(fake_pending(x.l2[0]) == 4);
+	tier_destroy(x.t, 50);
 	x.t = NULL;
-	tx_close(&x, 0);
+	assert_true(w.heard);
+	assert_int_equal(w.prefetch, -EAGAIN);
+	assert_int_equal(w.flush, -EAGAIN);
+	assert_false(w.accepts || w.flushed);
+	tx_close(&x, 4);
 }
 
 int main(void)
