@@ -82,16 +82,17 @@ static bool newer(const struct format_super *a, const struct format_super *b)
 	return a->epoch != b->epoch ? a->epoch > b->epoch : a->created_s > b->created_s;
 }
 
+/* Of one at least. */
 static void choose(const struct finder *f, struct super_found *out)
 {
-	const struct format_super *best = NULL;
-	uint32_t best_n = 0;
+	const struct format_super *best = &f->found[0].super;
+	uint32_t best_n = agreeing(f, best);
 
-	for (uint32_t i = 0; i < f->n; i++) {
+	for (uint32_t i = 1; i < f->n; i++) {
 		const struct format_super *s = &f->found[i].super;
 		uint32_t n = agreeing(f, s);
 
-		if (!best || (n >= 2) > (best_n >= 2) || ((n >= 2) == (best_n >= 2) && newer(s, best))) {
+		if ((n >= 2) > (best_n >= 2) || ((n >= 2) == (best_n >= 2) && newer(s, best))) {
 			best = s;
 			best_n = n;
 		}
