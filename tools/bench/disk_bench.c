@@ -135,7 +135,7 @@ struct load {
 	struct req reads[MAX_REQS], writes[MAX_REQS];
 	uint64_t read_bytes, write_bytes, bytes; /* done; of one request */
 	uint64_t end, left;                      /* until then, or so many bytes */
-	uint32_t nlat;
+	uint32_t nlat, flying;
 	uint32_t lat_us[65536];
 	int error;
 };
@@ -151,6 +151,7 @@ static uint64_t next_random(struct bench *b)
 static void go(struct load *l, struct req *r)
 {
 	r->io.offset = next_random(l->b) % (FILE_SIZE / l->bytes) * l->bytes;
+	l->flying++;
 	disk_submit(l->d, &r->io);
 }
 
@@ -160,6 +161,7 @@ static void ended(struct disk_io *io)
 	struct load *l = r->load;
 	uint64_t now = clock_ns();
 
+	l->flying--;
 	if (io->result)
 		l->error = io->result;
 	if (io->op == DISK_READ && l->nlat < sizeof l->lat_us / sizeof l->lat_us[0])
@@ -260,7 +262,7 @@ static struct result ours(struct bench *b, uint64_t bytes, bool reads, bool writ
 		start(&l, l.reads, DISK_READ, n, 0);
 	if (writes)
 		start(&l, l.writes, DISK_WRITE, n, MEM / 2);
-	while (clock_ns() < l.end && l.left && !l.error)
+	while (l.flying) /* to the last one, as fio counts */
 		disk_run(l.d, 100000000);
 	took = clock_ns() - t0;
 	cpu = cpu_ms() - cpu;

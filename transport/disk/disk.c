@@ -123,7 +123,7 @@ static uint64_t wait_limit(struct disk *d, uint64_t wait_ns)
 {
 	uint64_t due, now;
 
-	if (d->done_now || d->ready || d->failed || !wait_ns)
+	if (d->done_now || (d->ready && !d->with_engine) || d->failed || !wait_ns)
 		return 0;
 	due = disk_retry_due(d);
 	if (due == UINT64_MAX)

@@ -119,6 +119,8 @@ static void a_full_engine_gets_the_rest_later_in_order(void **state)
 	put(r, &q, DISK_READ, 0, 8 * MIB);
 	disk_run(r->d, 0);
 	assert_int_equal(r->f.n, 3);
+	disk_run(r->d, 1000);
+	assert_int_equal(r->f.last_wait, 1000); /* it waits for one to come back, and does not spin */
 	for (uint64_t i = 0; i < 8; i++) {
 		assert_int_equal(r->f.held[0]->offset, i * MIB);
 		fake_end_well(&r->f, 0);
