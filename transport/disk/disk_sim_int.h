@@ -43,7 +43,8 @@ struct disk_sim {
 	/* in the device: a heap by (due, tie); those that hang; those that a crash overtook */
 	struct flight *heap, *hung, *dead;
 	uint32_t nheap, nhung, ndead;
-	bool open, down, woken;
+	bool open, down;
+	_Atomic bool woken; /* by any thread */
 };
 
 uint64_t sim_chance(struct disk_sim *s, enum chance which);
