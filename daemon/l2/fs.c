@@ -129,15 +129,22 @@ static void destroy(struct fs *f)
 static void do_close(struct l2 *a, uint32_t wait_ms)
 {
 	struct fs *f = of(a);
-	uint64_t until = clock_ms() + wait_ms;
+	uint64_t until = clock_ms() + wait_ms,
+		 drained = until - wait_ms / 4; /* the rest is for what is under way then */
 	struct l2_stats n;
 
-	for (stats(a, &n); n.queued && clock_ms() < until; stats(a, &n))
+	for (stats(a, &n); n.queued && clock_ms() < drained; stats(a, &n))
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 	uint64_t now = clock_ms();
-	fs_scan_stop(f);
-	if (l2_pool_stop(f->pool, now < until ? (uint32_t)(until - now) : 100))
+	uint32_t left = now + 100 < until ? (uint32_t)(until - now) : 100;
+	bool scanned = fs_scan_stop(f, left);
+	now = clock_ms();
+	left = now + 100 < until ? (uint32_t)(until - now) : 100;
+	/* a scan that hangs may still ask the pool for something */
+	if (scanned && l2_pool_stop(f->pool, left))
 		destroy(f);
+	else if (!scanned)
+		l2_pool_abandon(f->pool, left);
 }
 
 static const struct l2_ops fs_ops = {

@@ -207,7 +207,7 @@ static void put_mark(struct fs *f, int fd, const struct l2_job *job, uint32_t cr
 {
 	struct fs_mark m = {.crc = crc, .bytes = job->bytes};
 
-	memcpy(m.digest, seg_name_digest(f->names, job->key.name), SEG_DIGEST);
+	memcpy(m.digest, job->digest, SEG_DIGEST);
 	int rc = fs_mark_write(fd, &m);
 	if (!rc)
 		return;

@@ -165,8 +165,8 @@ int fs_dir_sync(struct fs *f);
 /* ---- start (fs_scan.c) ------------------------------------------------------------------------------------------------------ */
 
 int fs_scan_start(struct fs *f, struct why *why);
-/* Waits for it. */
-void fs_scan_stop(struct fs *f);
+/* Waits for it; false: it hangs, and f must never be freed. */
+bool fs_scan_stop(struct fs *f, uint32_t wait_ms);
 
 /* ---- work (fs_work.c) ------------------------------------------------------------------------------------------------------- */
 

@@ -188,10 +188,17 @@ int fs_scan_start(struct fs *f, struct why *why)
 	return 0;
 }
 
-void fs_scan_stop(struct fs *f)
+bool fs_scan_stop(struct fs *f, uint32_t wait_ms)
 {
+	struct timespec t;
+
 	f->stopping = true;
-	if (f->has_scanner)
-		pthread_join(f->scanner, NULL);
-	f->has_scanner = false;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_nsec += (long)(wait_ms % 1000) * 1000000;
+	t.tv_sec += wait_ms / 1000 + t.tv_nsec / 1000000000;
+	t.tv_nsec %= 1000000000;
+	if (!f->has_scanner || pthread_clockjoin_np(f->scanner, NULL, CLOCK_MONOTONIC, &t) == 0)
+		return true;
+	pthread_detach(f->scanner);
+	return false;
 }

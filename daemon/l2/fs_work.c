@@ -94,13 +94,12 @@ bool fs_make_room(struct fs *f, uint64_t limit, uint64_t room)
 }
 
 /* What was found to be wrong, unless it is another file by now. */
-static void forget(struct fs *f, const struct seg_key *key, uint64_t number)
+static void forget(struct fs *f, uint32_t id, uint64_t number)
 {
 	struct victim v;
 
 	lk_lock(&f->lk);
-	uint32_t id = entry_of(f, key);
-	bool same = id && fs_entry_at(&f->index, id)->number == number && fs_entry_at(&f->index, id)->state == FS_READY;
+	bool same = fs_entry_at(&f->index, id)->number == number && fs_entry_at(&f->index, id)->state == FS_READY;
 	if (same)
 		take_out(f, id, &v);
 	lk_unlock(&f->lk);
@@ -267,7 +266,7 @@ static int store(struct fs *f, struct l2_job *job)
 struct known {
 	char file[FS_NAME_MAX + 1];
 	uint64_t number;
-	uint32_t crc;
+	uint32_t id, crc;
 	bool crc_known;
 };
 
@@ -280,6 +279,7 @@ static int look_up(struct fs *f, const struct l2_job *job, struct known *k)
 		const struct fs_entry *e = fs_entry_at(&f->index, id);
 		fs_file_name(fs_stem_at(&f->stems, e->stem), &e->hash, k->file);
 		k->number = e->number;
+		k->id = id;
 		k->crc = e->crc;
 		k->crc_known = e->crc_known && !f->shared; /* others may have replaced it */
 	}
@@ -288,12 +288,12 @@ static int look_up(struct fs *f, const struct l2_job *job, struct known *k)
 }
 
 /* The bytes are those that were written, as far as anybody knows. */
-static int judge(struct fs *f, const struct l2_job *job, const struct known *k, const struct fs_mark *mark)
+static int judge(const struct l2_job *job, const struct known *k, const struct fs_mark *mark)
 {
 	uint32_t crc = crc32c_join(job->sums, job->bytes);
 	bool marked = mark->bytes != 0;
 
-	if (marked && memcmp(mark->digest, seg_name_digest(f->names, job->key.name), SEG_DIGEST) != 0)
+	if (marked && memcmp(mark->digest, job->digest, SEG_DIGEST) != 0)
 		return -ENOENT;
 	if (k->crc_known ? crc != k->crc : marked && crc != mark->crc)
 		return -EILSEQ;
@@ -304,13 +304,12 @@ static void used_again(struct fs *f, const struct l2_job *job, const struct know
 		       int rc)
 {
 	lk_lock(&f->lk);
-	uint32_t id = entry_of(f, &job->key);
-	struct fs_entry *e = id ? fs_entry_at(&f->index, id) : NULL;
-	if (e && e->number == k->number && e->state == FS_READY) {
+	struct fs_entry *e = fs_entry_at(&f->index, k->id);
+	if (e->number == k->number && e->state == FS_READY) {
 		if (rc == -ENOENT) {
 			e->name = FS_OTHER_LAYOUT;
 		} else {
-			fs_entry_newest(&f->index, id);
+			fs_entry_newest(&f->index, k->id);
 			if (mark->bytes) {
 				e->name = job->key.name;
 				e->crc = mark->crc;
@@ -331,7 +330,7 @@ static int load(struct fs *f, struct l2_job *job)
 		return rc;
 	rc = fs_file_read(f, k.file, job, &mark);
 	if (rc == 0) {
-		rc = judge(f, job, &k, &mark);
+		rc = judge(job, &k, &mark);
 		if (rc != -EILSEQ) {
 			used_again(f, job, &k, &mark, rc);
 			return rc;
@@ -339,7 +338,7 @@ static int load(struct fs *f, struct l2_job *job)
 	}
 	/* vanished, of another length, or changed: whatever it is now is not the object */
 	if (rc == -ENOENT || rc == -EMSGSIZE || rc == -EILSEQ)
-		forget(f, &job->key, k.number);
+		forget(f, k.id, k.number);
 	else
 		rc = -EIO;
 	return rc;
@@ -512,6 +511,7 @@ int fs_run(void *ctx, struct l2_job *job)
 	case L2_WORK_FLUSH:
 		return flush(f);
 	default:
+		memcpy(job->digest, seg_name_digest(f->names, job->key.name), SEG_DIGEST);
 		rc = job->kind == L2_WORK_LOAD ? load(f, job) : store(f, job);
 		count(f, job, rc);
 		return rc;

@@ -35,7 +35,7 @@ struct l2_pool {
 	struct l2_find *finds, **last_find;
 	uint32_t loads, stores, busy, started, gone;
 	uint64_t load_bytes;
-	bool flushing, stop;
+	bool flushing, stop, abandoned; /* abandoned: the close did not wait; what the env lent may be gone */
 	uint32_t *sums;
 	struct worker w[];
 };
@@ -203,11 +203,14 @@ static void *worker_main(void *arg)
 		p->busy--;
 		pthread_cond_broadcast(&p->idle);
 	}
+	bool abandoned = p->abandoned;
+	lk_unlock(&p->lk);
+	if (p->env.leave && !abandoned)
+		p->env.leave(p->env.ctx);
+	lk_lock(&p->lk);
 	p->gone++;
 	pthread_cond_broadcast(&p->idle);
 	lk_unlock(&p->lk);
-	if (p->env.leave)
-		p->env.leave(p->env.ctx);
 	return NULL;
 }
 
@@ -379,19 +382,33 @@ static void cancel_hanging(struct l2_pool *p)
 	}
 }
 
-bool l2_pool_stop(struct l2_pool *p, uint32_t wait_ms)
+static bool wait_for_all(struct l2_pool *p, uint32_t wait_ms)
 {
 	uint64_t until = clock_ns() + wait_ms * UINT64_C(1000000);
 	const struct timespec t = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
-	bool all;
 
-	cancel_queued(p);
 	lk_lock(&p->lk);
 	while (p->gone < p->started && clock_ns() < until)
 		pthread_cond_timedwait(&p->idle, &p->lk.m, &t);
-	all = p->gone == p->started;
+	bool all = p->gone == p->started;
+	p->abandoned = !all;
 	lk_unlock(&p->lk);
-	if (!all) {
+	return all;
+}
+
+void l2_pool_abandon(struct l2_pool *p, uint32_t wait_ms)
+{
+	cancel_queued(p);
+	wait_for_all(p, wait_ms);
+	cancel_hanging(p);
+	for (uint32_t i = 0; i < p->started; i++)
+		pthread_detach(p->w[i].thread);
+}
+
+bool l2_pool_stop(struct l2_pool *p, uint32_t wait_ms)
+{
+	cancel_queued(p);
+	if (!wait_for_all(p, wait_ms)) {
 		cancel_hanging(p);
 		for (uint32_t i = 0; i < p->started; i++)
 			pthread_detach(p->w[i].thread);

@@ -17,6 +17,8 @@ struct l2_job {
 	enum l2_work kind;
 	uint32_t worker;
 	struct seg_key key;
+	uint8_t digest
+		[SEG_DIGEST]; /* the adapter's: of the name, so that a thread that hung needs no names when it wakes */
 	void *mem;
 	uint64_t bytes;
 	uint32_t *sums; /* the worker's own: LOAD fills it in, STORE finds it filled in or fills it in */
@@ -48,5 +50,7 @@ bool l2_pool_stopping(struct l2_pool *p);
 /* What is queued ends with -ECANCELED, what is under way has wait_ms to end. True: all threads are gone and the pool is freed. False: some
  * hang; their operations were given back with -ECANCELED, and pool and ctx must never be freed. */
 bool l2_pool_stop(struct l2_pool *p, uint32_t wait_ms);
+/* The same, but the pool stays where it is in any case: somebody else hangs who knows it. */
+void l2_pool_abandon(struct l2_pool *p, uint32_t wait_ms);
 
 #endif

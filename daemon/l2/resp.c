@@ -105,13 +105,14 @@ static void destroy(struct resp *r)
 static void do_close(struct l2 *a, uint32_t wait_ms)
 {
 	struct resp *r = of(a);
-	uint64_t until = clock_ms() + wait_ms;
+	uint64_t until = clock_ms() + wait_ms,
+		 drained = until - wait_ms / 4; /* the rest is for what is under way then */
 	struct l2_stats n;
 
-	for (stats(a, &n); n.queued && clock_ms() < until; stats(a, &n))
+	for (stats(a, &n); n.queued && clock_ms() < drained; stats(a, &n))
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 	uint64_t now = clock_ms();
-	if (l2_pool_stop(r->pool, now < until ? (uint32_t)(until - now) : 100))
+	if (l2_pool_stop(r->pool, now + 100 < until ? (uint32_t)(until - now) : 100))
 		destroy(r);
 }
 

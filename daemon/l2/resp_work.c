@@ -210,7 +210,7 @@ static int send_value(struct resp *r, struct resp_worker *w, const struct l2_job
 	char mark[FS_MARK_ROOM], head[256], middle[64];
 	struct fs_mark m = {.crc = crc, .bytes = job->bytes};
 
-	memcpy(m.digest, seg_name_digest(r->names, job->key.name), SEG_DIGEST);
+	memcpy(m.digest, job->digest, SEG_DIGEST);
 	int n = fs_mark_text(&m, mark);
 	resp_key(&k, r->names, &job->key);
 	int h = snprintf(head, sizeof(head), "*3\r\n$3\r\nSET\r\n$%u\r\n", k.mark_bytes);
@@ -298,7 +298,7 @@ static int load_op(struct resp *r, struct resp_worker *w, struct l2_job *job)
 		return rc;
 	crc32c_blocks(job->mem, job->bytes, job->sums);
 	uint32_t crc = crc32c_join(job->sums, job->bytes);
-	if (has && memcmp(m.digest, seg_name_digest(r->names, job->key.name), SEG_DIGEST) != 0)
+	if (has && memcmp(m.digest, job->digest, SEG_DIGEST) != 0)
 		return -ENOENT;
 	lk_lock(&r->lk);
 	uint32_t id = fs_entry_find(&r->index, job->key.name, &job->key.hash);
@@ -492,6 +492,8 @@ int resp_run(void *ctx, struct l2_job *job)
 	struct resp *r = ctx;
 	int rc = 0;
 
+	if (job->kind == L2_WORK_LOAD || job->kind == L2_WORK_STORE)
+		memcpy(job->digest, seg_name_digest(r->names, job->key.name), SEG_DIGEST);
 	switch (job->kind) {
 	case L2_WORK_FIND:
 		return find(r, job);
