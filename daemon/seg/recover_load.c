@@ -13,7 +13,8 @@
 #include <stdlib.h>
 
 /* A power cut may have taken a segment's header and left records of its generation, or damage hides a header: no number that was given
- * out may be given out again, or those records would count in their segment's next life. */
+ * out may be given out again, or those records would count in their segment's next life. The time makes it so also when a device lost all
+ * headers of a life although it acknowledged them. */
 #define GENERATIONS_LOST 4096u
 
 #define BATCH            32u
@@ -270,7 +271,7 @@ static void finish(struct seg *s)
 		 " segments were read whole, %u torn records left out",
 		 path, s->n.recovered_objects, s->n.recovered_segments, s->n.recovery_ns / 1000000,
 		 s->n.scanned_segments, r->torn);
-	s->generation += GENERATIONS_LOST;
+	s->generation += GENERATIONS_LOST + (uint32_t)((disk_now(s->disk) * 0x9e3779b97f4a7c15u) >> 32);
 	s->recovery = NULL;
 	recover_destroy(r);
 }

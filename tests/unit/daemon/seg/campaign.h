@@ -25,6 +25,7 @@ struct key {
 	/* just before the end of a life */
 	bool must;
 	uint32_t must_version;
+	uint64_t home; /* where the record was that the flush made durable; eviction may have copied it since */
 	uint64_t at, bytes;
 };
 
@@ -169,6 +170,15 @@ static void on_clear(struct slot *p)
 	c.t->clears++;
 }
 
+/* 0: it is not there. */
+static uint64_t place_of(uint32_t key)
+{
+	struct seg_key k = key_of(c.w, key);
+	uint32_t e = seg_index_find(&c.w->s->ix, &k);
+
+	return e ? (uint64_t)c.w->s->ix.e[e].at * FORMAT_BLOCK : 0;
+}
+
 static void on_flush(struct slot *p)
 {
 	/* After one that failed nobody can say what of all that came before is on the medium, also not by a later one. */
@@ -176,8 +186,11 @@ static void on_flush(struct slot *p)
 		c.key[i].cur_at = c.key[i].gone_at = UINT64_MAX;
 	for (uint32_t i = 0; !p->op.result && i < c.nkeys; i++) {
 		struct key *k = &c.key[i];
-		if (k->cur && k->cur_at <= p->a)
+		if (k->cur && k->cur_at <= p->a) {
+			if (k->durable != k->cur)
+				k->home = place_of(i);
 			k->durable = k->cur;
+		}
 		if (k->gone > k->durable_gone && k->gone_at <= p->a) {
 			k->durable_gone = k->gone;
 			if (k->durable <= k->durable_gone)

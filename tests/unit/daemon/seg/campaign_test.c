@@ -63,12 +63,16 @@ static void tell_place(const struct key *k)
 		c.w->s->super.epoch);
 }
 
+static bool damaged(uint64_t record, uint64_t bytes)
+{
+	uint64_t segment = format_segment_at(&c.w->super, segment_of(record));
+
+	return disk_sim_damaged(c.w->sim, record, bytes) || disk_sim_damaged(c.w->sim, segment, FORMAT_RECORDS);
+}
+
 static bool fault_explains(const struct key *k)
 {
-	uint64_t segment = format_segment_at(&c.w->super, segment_of(k->at));
-
-	return disk_sim_damaged(c.w->sim, k->at, k->bytes) || disk_sim_damaged(c.w->sim, segment, FORMAT_RECORDS) ||
-	       c.faulty_recovery;
+	return c.faulty_recovery || damaged(k->at, k->bytes) || (k->home && damaged(k->home, k->bytes));
 }
 
 static void end_life(void)
@@ -169,6 +173,8 @@ static void check_key(uint32_t i)
 		c.t->kept++;
 	}
 	c.t->old_again += !rc && version < k->cur;
+	if (rc || version != k->durable)
+		k->home = 0;
 	k->cur = rc ? 0 : version;
 	k->cur_at = ++c.clock;
 	k->floor = rc ? k->issued : version - 1;
