@@ -180,6 +180,9 @@ static void check_key(uint32_t i)
 	k->floor = rc ? k->issued : version - 1;
 	if (k->durable != k->cur)
 		k->durable = 0;
+	/* A newer object that had arrived unacknowledged has taken the removal's place. */
+	if (!rc && version > k->durable_gone)
+		k->durable_gone = k->cleared;
 	k->gone = k->durable_gone;
 	k->doubt = k->doubt || c.faulty_recovery;
 }
