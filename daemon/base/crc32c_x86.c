@@ -1,4 +1,4 @@
-#include "daemon/base/crc32c_int.h"
+#include "daemon/base/crc32c_kernels.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
  */
 #include "daemon/base/check.h"
 #include "daemon/base/crc32c.h"
-#include "daemon/base/crc32c_int.h"
+#include "daemon/base/crc32c_kernels.h"
 #include "tools/bench/row.h"
 #include "transport/kv/kv.h"
 

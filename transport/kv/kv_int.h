@@ -105,7 +105,7 @@ struct stream_ops {
 /* The widest set this CPU has; the same answer every time. */
 const struct stream_ops *kv_stream_ops(void);
 
-/* The same with the checksum: continues the raw register (daemon/base/crc32c_int.h) over the bytes copied. The caller fences. */
+/* The same with the checksum: continues the raw register (daemon/base/crc32c_kernels.h) over the bytes copied. The caller fences. */
 typedef uint32_t kv_sums_fn(uint32_t raw, void *dst, const void *src, uint64_t n, const void *next);
 kv_sums_fn *kv_sums_copy(void);
 

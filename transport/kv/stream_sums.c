@@ -1,5 +1,5 @@
 #include "daemon/base/crc32c.h"
-#include "daemon/base/crc32c_int.h"
+#include "daemon/base/crc32c_kernels.h"
 #include "transport/kv/kv_int.h"
 #include "transport/kv/stream_int.h"
 

@@ -1,6 +1,6 @@
 /* Every kernel this CPU can run is forced in turn and held against the definition, bit by bit. */
 #include "daemon/base/crc32c.h"
-#include "daemon/base/crc32c_int.h"
+#include "daemon/base/crc32c_kernels.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

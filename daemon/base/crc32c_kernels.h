@@ -1,10 +1,15 @@
-/* crc32c_int.h - the kernels behind crc32c.h: one per instruction set, all giving the same values.
+/* crc32c_kernels.h - the kernels behind crc32c.h, one per instruction set, all giving the same values.
+ *
+ * For code that computes the value inside a loop of its own (the copy of transport/kv that sums what it copies) or compares the
+ * kernels (tests, bench); everybody else calls crc32c.h. Such a loop is built from crc32c_fold.inc, with crc32c_vec.h for the width
+ * of the vectors and the constants below.
  *
  * A kernel continues a raw register (already inverted; no inversion at the end), so that callers can chain them.
- * Who includes this: crc32c*.c, the copy of transport/kv that computes while it copies, tests and bench.
+ *
+ * Threads: any; nothing is shared. Nothing can fail, but a kernel may only run on a CPU that it is `usable` on.
  */
-#ifndef DAEMON_BASE_CRC32C_INT_H
-#define DAEMON_BASE_CRC32C_INT_H
+#ifndef DAEMON_BASE_CRC32C_KERNELS_H
+#define DAEMON_BASE_CRC32C_KERNELS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,7 +26,7 @@ struct crc_kernel {
 /* Every kernel compiled in, fastest first; the last one ("table") needs nothing. */
 const struct crc_kernel *crc32c_kernels(uint32_t *n);
 
-/* ---- for fold.inc's users -------------------------------------------------------------------------------------------- */
+/* ---- for crc32c_fold.inc's users -------------------------------------------------------------------------------------------- */
 
 /* Multipliers that move a 128-bit lane some bits ahead, for its first and its second half: x^(bits+63) and x^(bits-1) modulo the
  * polynomial, reflected to 64 bits. The carry-less product of two reflected numbers is one power short, which the exponents make up
