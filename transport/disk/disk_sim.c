@@ -205,8 +205,10 @@ static uint32_t sim_reap(void *engine, struct disk_sub **out, uint32_t max, uint
 	uint32_t n = 0;
 
 	s->now += SIM_POLL_NS;
-	if (s->down)
+	if (s->down) {
+		s->now += s->ndead ? 0 : wait;
 		return reap_dead(s, out, max);
+	}
 	if (s->woken)
 		wait = 0;
 	s->woken = false;
