@@ -45,6 +45,7 @@ find_missing() {
 			need python3-msgpack have_module msgpack
 			need python3-numpy have_module numpy
 			need redis-server have_cmd redis-server
+			need e2fsprogs have_sbin mkfs.ext4 # what a raw_block device must not be formatted over
 			;;
 		lint)
 			need clang-format have_cmd clang-format
@@ -68,6 +69,7 @@ find_missing() {
 			need kmod have_sbin modprobe
 			need iproute2 have_sbin rdma
 			need numactl have_cmd numactl
+			need e2fsprogs have_sbin mkfs.ext4
 			need python3 test -x $python
 			need ibverbs-utils have_cmd ibv_devinfo
 			need ibverbs-providers have_file '/usr/lib/*/libibverbs/librxe*'
