@@ -402,8 +402,8 @@ static void carry_step(struct evictor *e)
 	struct segment *g = &s->segment[e->victim];
 	uint64_t oldest = oldest_of(s);
 
-	if (e->carrying || !still_removed(e))
-		return;
+	if (e->carrying || writer_failing(s) || !still_removed(e))
+		return; /* on a device that fails everything, trying at once again would never rest */
 	if (!e->nkeys && must_carry(g, oldest) && !e->let_go && !collect_removals(e))
 		return;
 	if (e->nkeys) {

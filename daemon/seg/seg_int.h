@@ -150,6 +150,7 @@ void writer_step(struct seg *s);                      /* timers, waiting operati
 bool writer_idle(const struct seg *s);
 void writer_cancel(struct seg *s);            /* what waits ends with -ECANCELED */
 uint64_t writer_due(const struct seg *s);     /* ns until a timer wants a turn; UINT64_MAX: none */
+bool writer_failing(const struct seg *s);     /* a write failed a moment ago: work of our own waits */
 bool writer_in_need(const struct seg *s);     /* something waits for a clean segment or an entry */
 bool writer_clearing(const struct seg *s);    /* eviction must come to rest */
 uint64_t writer_written(const struct seg *s); /* a mark for writer_durable: all writes that are done */

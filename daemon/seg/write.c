@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define SPACE_WAIT_NS 1000000000u /* a write waits so long for a clean segment, then it is dropped */
+#define FAILING_NS    10000000u   /* since the last write error */
 #define NO_SEGMENT    UINT32_MAX
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------- */
@@ -107,8 +108,11 @@ static void header_done(struct disk_io *io)
 		return;
 	}
 	st->failed = st->full = true;
+	st->w->failed_ns = disk_now(st->w->s->disk);
 	seg_count(st->w->s, &st->w->s->n.write_errors, 1);
 	fail_waiting(st->w, write_error(io->result));
+	while (st->w->again.first) /* or each would ask for a segment at once, for as long as the device fails */
+		seg_finish(st->w->s, queue_take(&st->w->again), -EIO);
 }
 
 static struct stream *free_stream(struct writer *w)
@@ -266,10 +270,12 @@ void write_put_slot(struct slot *slot, int result, uint64_t bytes)
 	uint32_t i = (uint32_t)(slot - w->slot);
 
 	st->in_flight--;
-	if (result)
+	if (result) {
 		st->failed = st->full = true;
-	else
+		w->failed_ns = disk_now(w->s->disk);
+	} else {
 		commit_written(w, bytes);
+	}
 	w->tag[i] = 0;
 	slot->stream = NULL;
 	slot->ops = NULL;
@@ -524,6 +530,11 @@ bool writer_idle(const struct seg *s)
 
 	return !w->waiting.first && !w->again.first && !w->flushing.first && !w->clear && !w->seal_busy &&
 	       w->nfree == WRITE_SLOTS && w->durable == w->written;
+}
+
+bool writer_failing(const struct seg *s)
+{
+	return s->writer->failed_ns && disk_now(s->disk) - s->writer->failed_ns < FAILING_NS;
 }
 
 bool writer_in_need(const struct seg *s)

@@ -64,6 +64,7 @@ struct writer {
 	bool flush_busy, flush_error;
 	uint64_t first_mark; /* the first segment header of this life; 0: not written */
 	bool first_durable;
+	uint64_t failed_ns; /* when a write failed last; 0: never */
 	struct disk_io flush;
 
 	enum seal_step seal_step;

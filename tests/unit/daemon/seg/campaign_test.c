@@ -104,7 +104,7 @@ static void end_life(void)
 	c.dead = true;
 	disk_sim_faults(c.w->sim, NULL);
 	disk_sim_release(c.w->sim);
-	world_close(c.w, 60000);
+	world_close(c.w, 2000);
 	c.dead = false;
 	c.clearing = false;
 	for (uint32_t i = 0; i < c.nkeys; i++)
@@ -228,7 +228,7 @@ static bool next_life(void)
 		c.t->cut_in_recovery++;
 		if (trace)
 			fprintf(stderr, "# end during recovery\n");
-		world_close(c.w, 60000);
+		world_close(c.w, 2000);
 	}
 	if (!open_store())
 		return false;
@@ -323,7 +323,7 @@ static void one_seed(uint64_t seed)
 			break;
 	}
 	if (c.w->s)
-		world_close(c.w, 60000);
+		world_close(c.w, 2000);
 	disk_sim_stats(c.w->sim, &st);
 	for (uint32_t i = 0; i < SIM_FAULTS; i++)
 		totals.injected[i] += st.injected[i];
