@@ -208,7 +208,7 @@ uint32_t below_commit(struct server *srv, const struct ctx *c, const struct wire
 {
 	uint32_t name, done;
 
-	if (!srv->tier || !tier_accepts(srv->tier, n, c->object_bytes))
+	if (!srv->tier)
 		return store_commit(srv->store, objs, n, clock_ms());
 	name = name_to_write(srv, c, key, rank);
 	if (!name) {

@@ -59,6 +59,8 @@ void below_meter(struct server *srv)
 		s->dropped = one(srv, M_L2_ADAPTER_DROPPED, l, 2);
 		s->errors = one(srv, M_L2_IO_ERRORS, l, 2);
 		s->checksums = one(srv, M_L2_BAD_CHECKSUMS, l, 2);
+		s->read = one(srv, M_L2_READ_BYTES, l, 2);
+		s->written = one(srv, M_L2_WRITTEN_BYTES, l, 2);
 	}
 	tier_meter(srv->tier, &meter);
 }
@@ -143,6 +145,8 @@ void below_refresh(struct server *srv)
 		metric_series_set(m, s->dropped, (double)st.dropped);
 		metric_series_set(m, s->errors, (double)(st.load_errors + st.store_errors));
 		metric_series_set(m, s->checksums, (double)st.bad_checksums);
+		metric_series_set(m, s->read, (double)st.load_bytes);
+		metric_series_set(m, s->written, (double)st.store_bytes);
 	}
 	for (uint32_t i = 0; i < srv->nl2; i++) {
 		metric_series_set(m, srv->l2_series[i].usage, sum_of_type(srv, srv->l2_series[i].usage, used));

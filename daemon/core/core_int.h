@@ -289,6 +289,7 @@ struct server {
 	struct below_series {
 		metric_series store_gbs, load_gbs, stored, loaded, usage, capacity; /* by type */
 		metric_series in_stores, in_loads, load_bytes, healthy, dropped, errors, checksums;
+		metric_series read, written; /* bytes */
 	} l2_series[CONF_LIST_MAX];
 	metric_series counted[COUNT_IDS], op_requests[WIRE_OP_COUNT], op_seconds[WIRE_OP_COUNT];
 	struct machine *machine;
