@@ -2,7 +2,7 @@
  * not; and no byte is ever wrong.
  *
  * A child works on the store and tells through shared memory what was acknowledged; it is killed after a random time, which is also during
- * recovery and sealing. The next child recovers, checks all keys, and goes on. LMCA_KILL_ROUNDS sets how often (60).
+ * recovery and sealing. The next child recovers, checks all keys, and goes on. LMCA_KILL_ROUNDS sets how often (30).
  */
 #include "daemon/seg/seg.h"
 
@@ -225,7 +225,7 @@ static void killed_anywhere(void **state)
 {
 	(void)state;
 	const char *text = getenv("LMCA_KILL_ROUNDS"), *dir = getenv("TMPDIR");
-	uint32_t rounds = text ? (uint32_t)strtoul(text, NULL, 10) : 60;
+	uint32_t rounds = text ? (uint32_t)strtoul(text, NULL, 10) : 30;
 	uint64_t rng = 12345;
 
 	snprintf(path, sizeof(path), "%.80s/seg-kill-%d", dir ? dir : "/var/tmp", (int)getpid());
@@ -260,7 +260,7 @@ static void killed_anywhere(void **state)
 		fail_msg("%u acknowledged objects are lost: %s", atomic_load(&sh->lost), sh->what);
 	assert_int_equal(atomic_load(&sh->wrong), 0);
 	assert_int_equal(atomic_load(&sh->back), 0);
-	if (rounds >= 60)
+	if (rounds >= 30)
 		assert_true(atomic_load(&sh->checked) > 100);
 	munmap(sh, sizeof(*sh));
 }
