@@ -12,6 +12,7 @@ import time
 
 sys.dont_write_bytecode = True
 from lmclient import SLOW, Daemon, Tap, eq, fork                           # noqa: E402
+from lmkv import unlink_of                                                 # noqa: E402
 from lml2 import Prompts, load, read_journal, verify                       # noqa: E402
 
 KILLS = int(os.environ.get("LMCA_KILLS", "8"))
@@ -36,6 +37,7 @@ def one_kill(daemon, chance, first, journal):
     daemon.kill()
     os.kill(child, 9)
     os.waitpid(child, 0)
+    unlink_of(child)
     daemon.start()
     durable, begun = read_journal(journal)
     durable, begun = {n for n in durable if n >= first}, {n for n in begun if n >= first}

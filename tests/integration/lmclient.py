@@ -1,11 +1,12 @@
 """The independent client: wire, pickles, paged KV, daemon, and one engine instance on top of them."""
+import atexit
 import os
 import time
 
 import numpy
 
 from lmdaemon import BIN, ROOT, Daemon, Died, Skip, Tap, eq, free_port              # noqa: F401
-from lmkv import KV, Shm, per_chunk                                                 # noqa: F401
+from lmkv import KV, Shm, per_chunk, unlink_of                                      # noqa: F401
 from lmwire import (ALL, CHUNK, JOB_IDS, MAIN, NESTED, NUMBERS, REG_FRAMES, SAN, SLOW, STUB, BadReply, Client,  # noqa
                     NoReply, make_key, pack, random_instance, random_tokens, unpack)
 
@@ -146,7 +147,7 @@ class Engine:
 
 
 def fork(fn, *args):
-    """Runs fn in a child process that ends without Python's exit handlers; returns its pid."""
+    """Runs fn in a child process that ends without Python's exit handlers; returns its pid. Its shared memory goes when we end."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -159,4 +160,5 @@ def fork(fn, *args):
                 print("# child: " + line, flush=True)
         finally:
             os._exit(code)
+    atexit.register(unlink_of, pid)
     return pid

@@ -1,5 +1,6 @@
 """Paged KV caches in POSIX shared memory, formats 0 to 10, addressed only by the offset formulas of section 9.2."""
 import atexit
+import glob
 import itertools
 import mmap
 import os
@@ -27,12 +28,21 @@ def _unlink_all():
                 pass
 
 
+def unlink_of(pid):
+    """What a process that was killed, or ended without exit handlers, left behind."""
+    for left in glob.glob("/dev/shm/lmcache_kv_%d_*" % pid):
+        os.unlink(left)
+
+
 class Shm:
     """One POSIX shared memory object, named as vLLM's CPU worker names it."""
 
     def __init__(self, size):
         self.name = "/lmcache_kv_%d_%d" % (os.getpid(), next(_count))
         self.size = size
+        # Whoever had this number before and was killed may have left one.
+        if os.path.exists("/dev/shm" + self.name):
+            os.unlink("/dev/shm" + self.name)
         self.fd = os.open("/dev/shm" + self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         os.ftruncate(self.fd, size)
         self.map = mmap.mmap(self.fd, size)
