@@ -285,38 +285,63 @@ void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping)
 		atomic_store_explicit(&c->pinged, true, memory_order_relaxed);
 }
 
-static void agree(struct ctx_shape *s, const struct ctx *c)
+/* Its place in s->forms; SESSION_FORMS: none left. */
+static uint32_t form_of(struct ctx_shape *s, const struct ctx *c)
 {
-	if (!s->object_bytes) {
-		*s = (struct ctx_shape){.object_bytes = c->object_bytes, .has_layout = true, .home = c->home};
-		memcpy(s->layout, c->object_form, sizeof(s->layout));
-		return;
+	uint32_t i = 0;
+
+	while (i < s->nforms && memcmp(s->forms[i].layout, c->object_form, sizeof(c->object_form)) != 0)
+		i++;
+	if (i < s->nforms || i == SESSION_FORMS)
+		return i;
+	s->forms[s->nforms++].object_bytes = c->object_bytes;
+	memcpy(s->forms[i].layout, c->object_form, sizeof(c->object_form));
+	return i;
+}
+
+static void agree(struct ctx_shape *s, const struct ctx *c, uint64_t owner)
+{
+	bool first = !s->object_bytes;
+	uint32_t i = form_of(s, c);
+
+	if (first) {
+		s->object_bytes = c->object_bytes;
+		s->home = c->home;
 	}
 	if (s->object_bytes != c->object_bytes)
 		s->object_bytes = CTX_SIZES_DIFFER;
-	s->has_layout &=
-		s->object_bytes != CTX_SIZES_DIFFER && memcmp(s->layout, c->object_form, sizeof(s->layout)) == 0;
 	if (!node_same(s->home, c->home))
 		s->home = NODE_UNKNOWN;
+	if (c->owner == owner && i >= s->nown && s->nown < SESSION_FORMS) {
+		uint32_t from = i < s->nforms ? i : i - 1; /* a stranger's gives way */
+		struct session_form own = {.object_bytes = c->object_bytes};
+
+		memcpy(own.layout, c->object_form, sizeof(own.layout));
+		s->forms[from] = s->forms[s->nown];
+		s->forms[s->nown++] = own;
+	}
 }
 
 /* Needs LK_CONTEXTS. */
 static void agree_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size,
-			    struct ctx_shape *s)
+			    uint64_t owner, struct ctx_shape *s)
 {
 	for (const struct ctx *c = r->bucket[b]; c; c = c->next) {
 		if (c->world_size == world_size && slice_is(model, c->model))
-			agree(s, c);
+			agree(s, c, owner);
 	}
 }
 
-void ctx_shape_of(struct ctx_registry *r, struct slice model, uint32_t world_size, struct ctx_shape *out)
+void ctx_shape_of(struct ctx_registry *r, struct slice model, uint32_t world_size, uint64_t owner,
+		  struct ctx_shape *out)
 {
-	*out = (struct ctx_shape){.home = NODE_UNKNOWN};
+	out->object_bytes = 0;
+	out->nforms = out->nown = 0; /* what lies behind them is not read */
+	out->home = NODE_UNKNOWN;
 	lk_lock(&r->lk);
 	for (uint32_t w = 0; w < BUCKETS / 64; w++) {
 		for (uint64_t bits = r->used[w]; bits; bits &= bits - 1)
-			agree_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size, out);
+			agree_in_bucket(r, w * 64 + (uint32_t)__builtin_ctzll(bits), model, world_size, owner, out);
 	}
 	lk_unlock(&r->lk);
 }
@@ -325,7 +350,7 @@ uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t w
 {
 	struct ctx_shape s;
 
-	ctx_shape_of(r, model, world_size, &s);
+	ctx_shape_of(r, model, world_size, 0, &s);
 	return s.object_bytes;
 }
 

@@ -12,6 +12,7 @@
 #include "daemon/base/why.h"
 #include "daemon/core/chash.h"
 #include "daemon/core/place.h"
+#include "daemon/core/session.h"
 #include "daemon/http/metrics.h"
 #include "daemon/seg/names.h"
 #include "daemon/store/store.h"
@@ -51,7 +52,7 @@ struct ctx {
 	char *model, *engine_type;
 	uint32_t world_size;
 	uint64_t object_bytes;
-	uint8_t object_form[SEG_DIGEST]; /* what its objects are below L1: ctx_layout_digest */
+	uint8_t object_form[SEG_DIGEST]; /* what its objects are: ctx_layout_digest */
 	/* CTX_PAGED */
 	struct kv_layout *layout;
 	struct shmx_map **maps;
@@ -112,14 +113,15 @@ void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping);
  * (pipeline stages of unequal depth, or one of them is wrong). */
 #define CTX_SIZES_DIFFER UINT64_MAX
 uint64_t ctx_object_bytes(struct ctx_registry *r, struct slice model, uint32_t world_size);
-/* The same, and what else the contexts agree upon. */
+/* The same, and the forms their objects have: one, unless they disagree. Those of contexts that peer `owner` registered come first. */
 struct ctx_shape {
 	uint64_t object_bytes;
-	bool has_layout; /* all have the same digest: below L1, an object of another layout is another object */
-	uint8_t layout[SEG_DIGEST];
+	uint32_t nforms, nown; /* forms beyond SESSION_FORMS are left out; the first nown are the owner's */
+	struct session_form forms[SESSION_FORMS];
 	node_id home; /* unknown when they differ */
 };
-void ctx_shape_of(struct ctx_registry *r, struct slice model, uint32_t world_size, struct ctx_shape *out);
+void ctx_shape_of(struct ctx_registry *r, struct slice model, uint32_t world_size, uint64_t owner,
+		  struct ctx_shape *out);
 
 /* Pending transfers; `p` is handed over. A retrieve of the same key replaces the older one, whose locks go back. -ENOENT when the
  * context was dropped meanwhile, -ENOSPC when it has CTX_PENDING_MAX (the caller keeps `p`). */
@@ -145,8 +147,8 @@ struct ctx_paged_conf {
 	const char *arena_name; /* L1's own shared memory, which is nobody's KV cache; NULL or "" = anonymous */
 };
 int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx **out, struct why *why);
-/* Fills in c->object_form, before ctx_enter: digest of the form of its objects (element type, K and V, layers, heads and head size of
- * every group), of the tokens per chunk and of how they are hashed. An engine-driven context tells no heads, so it shares with its like. */
+/* Fills in c->object_form, before ctx_enter: digest of the form of its objects (element type, K and V, layers and hidden size of every
+ * group), of the tokens per chunk and of how they are hashed. Equal for a paged and an engine-driven context of one shape. */
 void ctx_layout_digest(struct ctx *c, const struct chash *h);
 /* Builds an engine-driven context. */
 int ctx_engine_driven_create(const struct wire_req *req, uint32_t chunk_tokens, bool slots, struct ctx **out,

@@ -125,8 +125,9 @@ struct range {
 /* Finishes hashing and checks [start, end): 0, -EINVAL. */
 int range_check(struct exec *e, const struct wire_req *r, struct range *out, struct why *why);
 uint32_t rank_of(const struct wire_key *k);
-store_ns range_ns_get(struct exec *e, const struct wire_req *r);  /* put it back */
-store_ns range_ns_find(struct exec *e, const struct wire_req *r); /* no reference; 0 = nothing stored */
+/* The namespace of what `c` stores and reads: its own layout's. Put it back; no reference, 0 = nothing stored. */
+store_ns range_ns_get(struct exec *e, const struct wire_req *r, const struct ctx *c);
+store_ns range_ns_find(struct exec *e, const struct wire_req *r, const struct ctx *c);
 /* After a commit: the whole prompt of this rank ages together. */
 void range_touch(struct exec *e, const struct wire_req *r, store_ns ns);
 /* The lookup locks that the request's worker uses; objs as in session.h. */

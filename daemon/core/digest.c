@@ -12,14 +12,14 @@ static void add(blake3_hasher *b, const char *text)
 	blake3_hasher_update(b, text, strlen(text) + 1);
 }
 
-/* Numbers and names as text: the digest outlives builds in which an enum may be numbered differently. */
-static void add_group(blake3_hasher *b, const struct kv_group_facts *f)
+/* Numbers and names as text: the digest outlives builds in which an enum may be numbered differently. How heads share the hidden
+ * size does not change the bytes, and an engine-driven context does not tell it. */
+static void add_group(blake3_hasher *b, uint32_t dtype, uint32_t kv_size, uint32_t layers, uint64_t hidden)
 {
 	char text[160];
 
-	snprintf(text, sizeof(text), "group %s/%u kv %u layers %u heads %u of %u",
-		 pk_dtype_name((enum pk_dtype)f->dtype), f->element_size, f->kv_size, f->nlayers, f->num_heads,
-		 f->head_size);
+	snprintf(text, sizeof(text), "group %s kv %u layers %u hidden %llu", pk_dtype_name((enum pk_dtype)dtype),
+		 kv_size, layers, (unsigned long long)hidden);
 	add(b, text);
 }
 
@@ -37,12 +37,9 @@ void ctx_layout_digest(struct ctx *c, const struct chash *h)
 		struct kv_group_facts f;
 
 		kv_layout_group(c->layout, i, &f);
-		add_group(&b, &f);
+		add_group(&b, f.dtype, f.kv_size, f.nlayers, (uint64_t)f.num_heads * f.head_size);
 	}
-	if (!c->layout) {
-		snprintf(text, sizeof(text), "engine-driven %s kv %u layers %u hidden %u", pk_dtype_name(c->dtype),
-			 c->use_mla ? 1u : 2u, c->num_layers, c->hidden);
-		add(&b, text);
-	}
+	if (!c->layout)
+		add_group(&b, c->dtype, c->use_mla ? 1 : 2, c->num_layers, c->hidden);
 	blake3_hasher_finalize(&b, c->object_form, sizeof(c->object_form));
 }

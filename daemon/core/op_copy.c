@@ -73,7 +73,7 @@ static bool store_range(struct exec *e, const struct wire_req *r, struct ctx *c,
 			const struct range *g)
 {
 	struct server *srv = e->srv;
-	store_ns ns = range_ns_get(e, r);
+	store_ns ns = range_ns_get(e, r, c);
 	struct store_reserve_result res;
 	uint64_t t0;
 	bool ok = true;
@@ -152,7 +152,7 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 	struct server *srv = e->srv;
 	struct session_range held = range_held(e, r, g, e->objs);
 	uint32_t missing;
-	store_ns ns = range_ns_find(e, r);
+	store_ns ns = range_ns_find(e, r, c) ? range_ns_get(e, r, c) : 0; /* counted: it must not become another's */
 	int err = ctx_faulted(c) ? -EFAULT : -ENOENT;
 	uint64_t t0 = 0;
 
@@ -177,6 +177,7 @@ static int retrieve_range(struct exec *e, const struct wire_req *r, struct ctx *
 		held.objs = NULL; /* whatever is still locked of the range: it will not be asked for again */
 	}
 	sessions_release(srv->sessions, &held, 1, clock_ms());
+	store_ns_put(srv->store, ns);
 	return err;
 }
 

@@ -79,7 +79,7 @@ static void list_slots(struct exec *e, const struct ctx *c, uint32_t n, struct w
 static uint32_t reserve(struct exec *e, const struct wire_req *r, const struct ctx *c, const struct range *g)
 {
 	struct server *srv = e->srv;
-	store_ns ns = range_ns_get(e, r);
+	store_ns ns = range_ns_get(e, r, c);
 	struct store_reserve_result res = {0};
 
 	memset(e->objs, 0, g->n * sizeof(e->objs[0]));
@@ -103,7 +103,7 @@ static void commit(struct exec *e, const struct wire_req *r, const struct ctx *c
 
 	*readable = below_commit(e->srv, c, &r->key, rank_of(&r->key), e->walk->hashes + g->first, objs, n);
 	metric_add(e->srv->metrics, M_L1_WRITE_CHUNKS, *readable);
-	ns = range_ns_find(e, r);
+	ns = range_ns_find(e, r, c);
 	if (ns)
 		range_touch(e, r, ns);
 }
@@ -234,7 +234,7 @@ static bool store_bytes_of(struct exec *e, const struct wire_req *r, struct ctx 
 	metric_add(e->srv->metrics, M_STORE_BYTES, reserved * c->object_bytes);
 	locality_count(e->srv, c, LOCALITY_STORE, e->objs, g->n);
 	commit(e, r, c, g, e->objs, g->n, &readable);
-	return readable == reserved && store_peek_prefix(e->srv->store, (store_ns[]){range_ns_find(e, r)}, 1,
+	return readable == reserved && store_peek_prefix(e->srv->store, (store_ns[]){range_ns_find(e, r, c)}, 1,
 							 e->walk->hashes + g->first, g->n, c->object_bytes) == g->n;
 }
 
@@ -279,9 +279,9 @@ static int lock_range(struct exec *e, const struct wire_req *r, const struct ctx
 
 	if (g->n == 0)
 		return 0;
-	if (!range_ns_find(e, r))
+	if (!range_ns_find(e, r, c))
 		return -ENOENT;
-	ns = range_ns_get(e, r); /* counted: an id must not become another tenant's before its objects are locked */
+	ns = range_ns_get(e, r, c); /* counted: an id must not become another tenant's before its objects are locked */
 	if (!ns)
 		return -ENOENT;
 	err = store_lock_all(e->srv->store, ns, e->walk->hashes + g->first, g->n, c->object_bytes, clock_ms(), e->objs,

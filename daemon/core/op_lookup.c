@@ -39,15 +39,20 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 				   .hashes = e->walk->hashes,
 				   .nchunks = e->walk->nchunks,
 				   .now_ms = clock_ms()};
-	struct ctx_shape shape = {0};
+	struct ctx_shape shape;
 	struct why why;
 	int err;
 
+	shape.object_bytes = 0;
 	if (l.locks)
-		ctx_shape_of(srv->contexts, l.model, l.world_size, &shape);
-	l.object_bytes = shape.object_bytes;
-	l.layout = shape.has_layout ? shape.layout : NULL;
-	l.node = shape.home;
+		ctx_shape_of(srv->contexts, l.model, l.world_size, e->owner, &shape);
+	if (shape.object_bytes) {
+		l.object_bytes = shape.object_bytes;
+		l.forms = shape.forms;
+		l.nforms = shape.nforms;
+		l.nown = shape.nown;
+		l.node = shape.home;
+	}
 	err = sessions_lookup(srv->sessions, &l, &hits);
 	if (err || !l.locks) {
 		why_set(&why, err ? err : -EINVAL,

@@ -27,9 +27,9 @@ struct slice session_salt(const struct session *x)
 
 static int take_names(struct session *x, const struct session_lookup *l)
 {
-	size_t n = l->model.n + l->salt.n;
+	size_t n = l->model.n + l->salt.n + (size_t)l->nforms * SEG_DIGEST, at = l->model.n + l->salt.n;
 
-	x->model_bytes = x->salt_bytes = 0;
+	x->model_bytes = x->salt_bytes = x->nforms = 0;
 	if (n > x->names_cap) {
 		char *grown = mem_realloc(x->names, n);
 		if (!grown)
@@ -41,8 +41,11 @@ static int take_names(struct session *x, const struct session_lookup *l)
 		memcpy(x->names, l->model.p, l->model.n);
 	if (l->salt.n)
 		memcpy(x->names + l->model.n, l->salt.p, l->salt.n);
+	for (uint32_t i = 0; i < l->nforms; i++, at += SEG_DIGEST)
+		memcpy(x->names + at, l->forms[i].layout, SEG_DIGEST);
 	x->model_bytes = l->model.n;
 	x->salt_bytes = l->salt.n;
+	x->nforms = l->nforms;
 	return 0;
 }
 
@@ -58,16 +61,28 @@ static void take_prompt(struct sessions *s, struct session *x, const struct stor
 	s->nhashes += nchunks;
 }
 
+const uint8_t *session_layout(const struct sessions *s, const struct session_lookup *l, uint32_t rank)
+{
+	return l->nforms > 1 ? l->forms[s->form[rank]].layout : l->nforms ? l->forms[0].layout : NULL;
+}
+
+uint64_t session_bytes(const struct sessions *s, const struct session_lookup *l, uint32_t rank)
+{
+	return l->nforms > 1 ? l->forms[s->form[rank]].object_bytes : l->object_bytes;
+}
+
 /* References to the namespaces of the ranks in s->ns, so that their ids stay theirs until the objects are locked. Looked for
  * first, so that lookups of what is not there make none; 0 = not there. */
 static void get_ranks(struct sessions *s, const struct session_lookup *l)
 {
+	const uint8_t *layout = session_layout(s, l, 0);
+
 	for (uint32_t r = 0; r < l->world_size; r++) {
 		uint32_t rank = session_kv_rank(l->world_size, r);
 
-		s->ns[r] = store_ns_find(s->store, l->model, rank, 0, l->salt);
+		s->ns[r] = store_ns_find(s->store, l->model, rank, 0, l->salt, layout);
 		if (s->ns[r])
-			s->ns[r] = store_ns_get(s->store, l->model, rank, 0, l->salt);
+			s->ns[r] = store_ns_get(s->store, l->model, rank, 0, l->salt, layout);
 	}
 }
 
@@ -99,10 +114,13 @@ static int take_locks(struct sessions *s, struct session *x, const struct sessio
 {
 	uint32_t most = SESSION_LOOKUP_OBJECTS / l->world_size, found;
 	uint32_t nchunks = l->nchunks < most ? l->nchunks : most;
-	uint64_t bytes = l->object_bytes == SESSION_ANY_SIZE ? 0 : l->object_bytes;
+	uint64_t bytes = l->object_bytes == SESSION_ANY_SIZE ? 0 : l->object_bytes; /* a form implies a size */
 	int err;
 
-	get_ranks(s, l);
+	if (l->nforms > 1)
+		session_choose(s, l, nchunks);
+	else
+		get_ranks(s, l);
 	found = store_lock_prefix(s->store, s->ns, l->world_size, l->hashes, nchunks, l->locks, bytes, l->now_ms,
 				  s->objs);
 	put_ranks(s, l->world_size);
@@ -116,7 +134,7 @@ static int take_locks(struct sessions *s, struct session *x, const struct sessio
 	out->objects = found;
 	out->chunks = found / l->world_size;
 	x->asked = nchunks * l->world_size;
-	if (s->has_tier && l->layout && bytes) {
+	if (s->has_tier && l->nforms) {
 		session_tell_hits(s, l, out->chunks);
 		out->pending = found < x->asked && session_ask_tier(s, x, l, found);
 	}
@@ -292,18 +310,28 @@ void sessions_extend(struct sessions *s, struct slice request_id, const struct s
 	lk_unlock(&s->lk);
 }
 
-static void touch(struct sessions *s, const struct session *x, uint64_t now_ms)
+static void touch_form(struct sessions *s, const struct session *x, const uint8_t *layout, uint64_t now_ms)
 {
 	uint32_t most = x->world_size ? SESSION_LOOKUP_OBJECTS / x->world_size : 0;
 	bool any = false;
 
 	for (uint32_t r = 0; r < x->world_size; r++) {
 		s->ns[r] = store_ns_find(s->store, session_model(x), session_kv_rank(x->world_size, r), 0,
-					 session_salt(x));
+					 session_salt(x), layout);
 		any |= s->ns[r] != 0;
 	}
 	if (any)
 		store_touch(s->store, s->ns, x->world_size, x->hashes, x->nchunks < most ? x->nchunks : most, now_ms);
+}
+
+static void touch(struct sessions *s, const struct session *x, uint64_t now_ms)
+{
+	const char *layouts = x->names + x->model_bytes + x->salt_bytes;
+
+	if (!x->nforms)
+		touch_form(s, x, NULL, now_ms);
+	for (uint32_t i = 0; i < x->nforms; i++)
+		touch_form(s, x, (const uint8_t *)layouts + (size_t)i * SEG_DIGEST, now_ms);
 }
 
 bool sessions_end(struct sessions *s, struct slice request_id, uint64_t owner, uint64_t now_ms)

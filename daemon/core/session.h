@@ -34,6 +34,13 @@ struct sessions;
 int sessions_create(struct store *store, uint64_t read_ttl_ms, struct sessions **out);
 void sessions_destroy(struct sessions *s);
 
+/* One kind of objects: their layout, which implies their size. */
+struct session_form {
+	uint64_t object_bytes;
+	uint8_t layout[SEG_DIGEST];
+};
+#define SESSION_FORMS 8u
+
 struct session_lookup {
 	struct slice request_id, model, salt;
 	uint64_t owner;      /* who asked: serial of the peer */
@@ -41,11 +48,16 @@ struct session_lookup {
 	uint16_t locks;      /* per object: 1 + extra readers */
 #define SESSION_ANY_SIZE UINT64_MAX
 	uint64_t object_bytes; /* of a hit; SESSION_ANY_SIZE; 0 = no instance registered: no hits */
+	/* What the objects may be: one form, or several that share the name (pipeline stages of unequal depth; engines that have nothing in common
+	 * but a name). Of several each rank gets one, once for the whole lookup: the first of the asker's own (the first nown) of which there
+	 * is anything, else that with the longest hit prefix in L1, else the first of which there is something below. None: objects
+	 * without a layout (all zero), and nothing is looked for below. */
+	const struct session_form *forms;
+	uint32_t nforms, nown;
 	const struct store_hash *hashes;
 	uint32_t nchunks;
 	uint64_t now_ms;
-	const uint8_t *layout; /* SEG_DIGEST bytes: what the objects are below L1; NULL: nothing is looked for there */
-	node_id node;          /* where what is loaded should go */
+	node_id node; /* where what is loaded should go */
 };
 struct session_hits {
 	uint32_t chunks;  /* whole chunks found on all ranks; in L1, when more is pending */

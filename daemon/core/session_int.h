@@ -29,8 +29,9 @@ struct session {
 	uint32_t first, asked; /* objects: where the tier's work begins, and all of them */
 	uint16_t locks;        /* per object */
 	/* the namespaces by name: a lookup must not keep one alive that holds nothing */
-	char *names; /* model, then salt */
+	char *names; /* model, then salt, then the layouts of its forms */
 	size_t model_bytes, salt_bytes, names_cap;
+	uint32_t nforms;
 	uint32_t world_size;
 	/* prompt */
 	struct store_hash *hashes;
@@ -54,9 +55,11 @@ struct sessions {
 	bool has_tier;
 	struct sessions_tier tier;
 	uint32_t names[SESSION_WORLD];
+	uint64_t bytes[SESSION_WORLD]; /* per rank, of what is asked of the tier */
 	/* work space of one lookup */
 	store_ns ns[SESSION_WORLD];
-	store_obj *objs; /* SESSION_LOOKUP_OBJECTS */
+	uint8_t form[SESSION_WORLD]; /* of each rank, when there is more than one */
+	store_obj *objs;             /* SESSION_LOOKUP_OBJECTS */
 	uint16_t *counts;
 	store_obj *spread; /* of one rank */
 };
@@ -72,6 +75,14 @@ void session_release_all(struct sessions *s, struct session *x, uint64_t now_ms)
 void session_forget_prompt(struct sessions *s, struct session *x);
 void session_new_job(struct sessions *s, struct session *x);
 void session_drop_job(struct sessions *s, struct session *x);
+/* The layout that a rank's objects have; NULL: none. And their size. */
+const uint8_t *session_layout(const struct sessions *s, const struct session_lookup *l, uint32_t rank);
+uint64_t session_bytes(const struct sessions *s, const struct session_lookup *l, uint32_t rank);
+/* session_forms.c: with several forms, chooses one for each rank (s->form) and takes references to its namespaces (s->ns). */
+void session_choose(struct sessions *s, const struct session_lookup *l, uint32_t nchunks);
+/* session_tier.c: whether the tier may have that object of the rank. */
+bool session_below_has(struct sessions *s, const struct session_lookup *l, const struct session_form *f, uint32_t rank,
+		       const struct store_hash *hash);
 /* session_tier.c: starts a job for what is missing behind x->objs, `found` objects of the prompt. False: there is nothing to wait for. */
 bool session_ask_tier(struct sessions *s, struct session *x, const struct session_lookup *l, uint32_t found);
 /* The tier hears which objects of the prompt were hit, if it wants to. */

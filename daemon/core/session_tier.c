@@ -17,14 +17,24 @@ void sessions_use(struct sessions *s, const struct sessions_tier *tier)
 
 /* ---- LOOKUP ---------------------------------------------------------------------------------------------------- */
 
-/* Numbers of all ranks in s->names. A rank without one has nothing below L1, so no chunk can be completed from there. */
+bool session_below_has(struct sessions *s, const struct session_lookup *l, const struct session_form *f, uint32_t rank,
+		       const struct store_hash *hash)
+{
+	struct seg_key key = {.hash = *hash};
+
+	key.name = s->tier.name(s->tier.ctx, l->model, session_kv_rank(l->world_size, rank), l->salt, f->layout);
+	return key.name && s->tier.may_have(s->tier.ctx, &key, f->object_bytes);
+}
+
+/* Numbers of all ranks in s->names, and sizes. A rank without one has nothing below L1, so no chunk can be completed from there. */
 static bool find_names(struct sessions *s, const struct session_lookup *l)
 {
 	bool all = true;
 
 	for (uint32_t r = 0; all && r < l->world_size; r++) {
-		s->names[r] =
-			s->tier.name(s->tier.ctx, l->model, session_kv_rank(l->world_size, r), l->salt, l->layout);
+		s->bytes[r] = session_bytes(s, l, r);
+		s->names[r] = s->tier.name(s->tier.ctx, l->model, session_kv_rank(l->world_size, r), l->salt,
+					   session_layout(s, l, r));
 		all = s->names[r] != 0;
 	}
 	return all;
@@ -34,7 +44,8 @@ static bool find_names(struct sessions *s, const struct session_lookup *l)
 static bool make_ranks(struct sessions *s, const struct session_lookup *l)
 {
 	for (uint32_t r = 0; r < l->world_size; r++) {
-		s->ns[r] = store_ns_get(s->store, l->model, session_kv_rank(l->world_size, r), 0, l->salt);
+		s->ns[r] = store_ns_get(s->store, l->model, session_kv_rank(l->world_size, r), 0, l->salt,
+					session_layout(s, l, r));
 		if (!s->ns[r]) {
 			while (r-- > 0)
 				store_ns_put(s->store, s->ns[r]);
@@ -53,7 +64,7 @@ bool session_ask_tier(struct sessions *s, struct session *x, const struct sessio
 			      .hashes = l->hashes,
 			      .nchunks = x->asked / l->world_size,
 			      .first = found,
-			      .object_bytes = l->object_bytes,
+			      .rank_bytes = s->bytes,
 			      .locks = l->locks,
 			      .node = l->node};
 	struct seg_key first;
@@ -61,7 +72,7 @@ bool session_ask_tier(struct sessions *s, struct session *x, const struct sessio
 	if (!find_names(s, l))
 		return false;
 	first = (struct seg_key){s->names[found % l->world_size], l->hashes[found / l->world_size]};
-	if (!s->tier.may_have(s->tier.ctx, &first, l->object_bytes) || !make_ranks(s, l))
+	if (!s->tier.may_have(s->tier.ctx, &first, s->bytes[found % l->world_size]) || !make_ranks(s, l))
 		return false;
 	if (s->tier.prefetch(s->tier.ctx, &w))
 		return false;

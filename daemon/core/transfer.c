@@ -33,14 +33,14 @@ uint32_t rank_of(const struct wire_key *k)
 	return ws << 24 | rank << 16 | ws << 8 | rank; /* api.py: local values equal the global ones */
 }
 
-store_ns range_ns_get(struct exec *e, const struct wire_req *r)
+store_ns range_ns_get(struct exec *e, const struct wire_req *r, const struct ctx *c)
 {
-	return store_ns_get(e->srv->store, r->key.model, rank_of(&r->key), 0, r->key.salt);
+	return store_ns_get(e->srv->store, r->key.model, rank_of(&r->key), 0, r->key.salt, c->object_form);
 }
 
-store_ns range_ns_find(struct exec *e, const struct wire_req *r)
+store_ns range_ns_find(struct exec *e, const struct wire_req *r, const struct ctx *c)
 {
-	return store_ns_find(e->srv->store, r->key.model, rank_of(&r->key), 0, r->key.salt);
+	return store_ns_find(e->srv->store, r->key.model, rank_of(&r->key), 0, r->key.salt, c->object_form);
 }
 
 void range_touch(struct exec *e, const struct wire_req *r, store_ns ns)

@@ -362,11 +362,17 @@ static void remove_l1(const struct http_call *call, const struct wanted_key *key
 	struct store *s = below(call)->store;
 
 	for (uint32_t i = 0; i < n; i++) {
-		store_ns ns = store_ns_find(s, keys[i].model, keys[i].kv_rank, keys[i].group, keys[i].salt);
-		int err = ns ? store_delete(s, ns, &keys[i].hash, force) : -ENOENT;
+		store_ns ns[MAX_LAYOUTS];
+		uint32_t layouts = store_ns_layouts(s, keys[i].model, keys[i].kv_rank, keys[i].group, keys[i].salt, ns,
+						    MAX_LAYOUTS),
+			 gone = 0;
 
-		sum->ok += err == 0;
-		sum->missing += err != 0;
+		for (uint32_t k = 0; k < layouts; k++) {
+			gone += store_delete(s, ns[k], &keys[i].hash, force) == 0;
+			store_ns_put(s, ns[k]);
+		}
+		sum->ok += gone;
+		sum->missing += gone == 0;
 	}
 }
 

@@ -62,11 +62,13 @@ static uint64_t hash_text(const struct names *t, uint64_t h, struct slice text)
 	return fold(h ^ text.n ^ t->seed[1], t->seed[0] | 1);
 }
 
-static uint32_t ns_bucket(const struct names *t, struct slice model, uint32_t kv_rank, uint32_t group, uint32_t salt)
+static uint32_t ns_bucket(const struct names *t, struct slice model, const struct ns *n)
 {
-	uint64_t h = hash_text(t, ((uint64_t)kv_rank << 32) | group, model);
+	uint64_t h = hash_text(t, ((uint64_t)n->kv_rank << 32) | n->object_group, model), w[2];
 
-	return (uint32_t)fold(h ^ salt, t->seed[1] | 1) % BUCKETS;
+	memcpy(w, n->layout, sizeof(w));
+	h = fold(h ^ w[0] ^ n->salt, t->seed[1] | 1);
+	return (uint32_t)fold(h ^ w[1], t->seed[0] | 1) % BUCKETS;
 }
 
 static uint32_t salt_bucket(const struct names *t, struct slice text)
@@ -187,35 +189,54 @@ static uint32_t ns_make(struct names *t, struct slice model, const struct ns *as
 		ns_put_back(t, id);
 		return 0;
 	}
-	head = &t->ns_bucket[ns_bucket(t, model, as->kv_rank, as->object_group, salt_id)];
 	t->ns[id] = *as;
 	t->ns[id].model = copy;
 	t->ns[id].model_len = (uint32_t)model.n;
 	t->ns[id].salt = salt_id;
+	head = &t->ns_bucket[ns_bucket(t, model, &t->ns[id])];
 	t->ns[id].chain = *head;
 	*head = id;
 	t->salt[salt_id].refs++;
 	return id;
 }
 
+static bool is_named(const struct ns *n, struct slice model, const struct ns *as)
+{
+	return n->salt == as->salt && n->kv_rank == as->kv_rank && n->object_group == as->object_group &&
+	       slice_eq(slice_of(n->model, n->model_len), model);
+}
+
 uint32_t names_ns(struct names *t, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
-		  bool make)
+		  const uint8_t *layout, bool make)
 {
 	struct ns as = {.kv_rank = kv_rank, .object_group = object_group};
 	uint32_t id = 0;
 
 	if (model.n > NAMES_MAX_MODEL || salt.n > NAMES_MAX_SALT)
 		return 0;
+	if (layout)
+		memcpy(as.layout, layout, sizeof(as.layout));
 	as.salt = salt_find(t, salt);
 	if (as.salt)
-		id = t->ns_bucket[ns_bucket(t, model, kv_rank, object_group, as.salt)];
+		id = t->ns_bucket[ns_bucket(t, model, &as)];
 	for (; id; id = t->ns[id].chain) {
 		const struct ns *n = &t->ns[id];
-		if (n->salt == as.salt && n->kv_rank == kv_rank && n->object_group == object_group &&
-		    slice_eq(slice_of(n->model, n->model_len), model))
+		if (memcmp(n->layout, as.layout, sizeof(as.layout)) == 0 && is_named(n, model, &as))
 			return id;
 	}
 	return make ? ns_make(t, model, &as, salt) : 0;
+}
+
+uint32_t names_next(const struct names *t, struct slice model, uint32_t kv_rank, uint32_t object_group,
+		    struct slice salt, uint32_t after)
+{
+	struct ns as = {.kv_rank = kv_rank, .object_group = object_group, .salt = salt_find(t, salt)};
+
+	for (uint32_t id = after + 1; as.salt && id <= t->ns_hi; id++) {
+		if (t->ns[id].model && is_named(&t->ns[id], model, &as))
+			return id;
+	}
+	return 0;
 }
 
 void names_ns_release(struct names *t, uint32_t ns_id)
@@ -225,7 +246,7 @@ void names_ns_release(struct names *t, uint32_t ns_id)
 
 	if (n->refs || n->objects)
 		return;
-	at = &t->ns_bucket[ns_bucket(t, slice_of(n->model, n->model_len), n->kv_rank, n->object_group, n->salt)];
+	at = &t->ns_bucket[ns_bucket(t, slice_of(n->model, n->model_len), n)];
 	while (*at != ns_id)
 		at = &t->ns[*at].chain;
 	*at = n->chain;

@@ -30,6 +30,7 @@ struct ns {
 	uint32_t salt;
 	uint32_t refs, objects;
 	uint32_t chain;
+	uint8_t layout[STORE_LAYOUT_BYTES];
 };
 
 struct salt {
@@ -58,7 +59,10 @@ void names_destroy(struct names *t);
 
 /* With `make` false only finds. 0: not there, the table full, a text too long, or no memory. Takes no reference. */
 uint32_t names_ns(struct names *t, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
-		  bool make);
+		  const uint8_t *layout, bool make);
+/* The next one of that name after number `after`, whatever its layout; 0: no more. */
+uint32_t names_next(const struct names *t, struct slice model, uint32_t kv_rank, uint32_t object_group,
+		    struct slice salt, uint32_t after);
 /* Frees the namespace, and its salt with it, when nothing holds it any more. */
 void names_ns_release(struct names *t, uint32_t ns_id);
 

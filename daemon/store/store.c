@@ -163,26 +163,42 @@ void store_breathe(struct store *s)
 
 /* ---- namespaces ------------------------------------------------------------------------------------------------ */
 
-store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt)
+store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
+		      const uint8_t *layout)
 {
 	store_ns ns;
 
 	lk_lock(&s->lk);
-	ns = names_ns(&s->names, model, kv_rank, object_group, salt, true);
+	ns = names_ns(&s->names, model, kv_rank, object_group, salt, layout, true);
 	if (ns)
 		s->names.ns[ns].refs++;
 	lk_unlock(&s->lk);
 	return ns;
 }
 
-store_ns store_ns_find(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt)
+store_ns store_ns_find(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
+		       const uint8_t *layout)
 {
 	store_ns ns;
 
 	lk_lock(&s->lk);
-	ns = names_ns(&s->names, model, kv_rank, object_group, salt, false);
+	ns = names_ns(&s->names, model, kv_rank, object_group, salt, layout, false);
 	lk_unlock(&s->lk);
 	return ns;
+}
+
+uint32_t store_ns_layouts(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group,
+			  struct slice salt, store_ns *out, uint32_t max)
+{
+	uint32_t n = 0, at = 0;
+
+	lk_lock(&s->lk);
+	while (n < max && (at = names_next(&s->names, model, kv_rank, object_group, salt, at))) {
+		s->names.ns[at].refs++;
+		out[n++] = at;
+	}
+	lk_unlock(&s->lk);
+	return n;
 }
 
 void store_ns_put(struct store *s, store_ns ns)

@@ -1,7 +1,7 @@
 /* store.h - the L1 tier: slots in the arena, the chunk index, locks, eviction.
  *
  * An object is one chunk of one KV rank. Its key is (namespace, chunk hash), where a namespace interns (model, kv_rank,
- * object group, cache salt). States: absent -> reserved (invisible to lookups, bytes being written) -> readable
+ * object group, cache salt, layout digest: what the bytes mean, so that nobody is given bytes that he would read as others). States: absent -> reserved (invisible to lookups, bytes being written) -> readable
  * (counted locks) -> gone; a readable object that is cleared, deleted or replaced while locked becomes detached: its key
  * vanishes at once, its bytes live until the last lock goes.
  *
@@ -30,7 +30,8 @@
 
 struct arena;
 
-#define STORE_HASH_BYTES 32
+#define STORE_HASH_BYTES   32
+#define STORE_LAYOUT_BYTES 16
 
 typedef uint32_t store_obj; /* 0 = none */
 typedef uint32_t store_ns;  /* 0 = none */
@@ -72,12 +73,18 @@ void store_destroy(struct store *s);
 
 /* ---- namespaces ---------------------------------------------------------------------------------------------- */
 
-/* Finds or makes the namespace and takes a reference; 0 when the table is full (65536), memory is out, or a text is too long
+/* `layout` is STORE_LAYOUT_BYTES of digest; NULL: all zero, for objects of which only one form exists.
+ * Finds or makes the namespace and takes a reference; 0 when the table is full (65536), memory is out, or a text is too long
  * (model 4096 bytes, salt 512). A namespace goes away with its last reference and last object. Its salt groups it with others
  * for IsolatedLRU. */
-store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
+store_ns store_ns_get(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
+		      const uint8_t *layout);
 /* As above without making one: 0 when unknown (then no object can exist). */
-store_ns store_ns_find(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt);
+store_ns store_ns_find(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group, struct slice salt,
+		       const uint8_t *layout);
+/* Those of all layouts, up to `max`, each with a reference; returns how many it filled in. Looks at every namespace: for operators. */
+uint32_t store_ns_layouts(struct store *s, struct slice model, uint32_t kv_rank, uint32_t object_group,
+			  struct slice salt, store_ns *out, uint32_t max);
 void store_ns_put(struct store *s, store_ns ns);
 
 /* ---- writing ------------------------------------------------------------------------------------------------- */

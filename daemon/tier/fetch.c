@@ -160,7 +160,7 @@ static void answered(struct tier *t, struct job *j, uint64_t now_ns)
 	for (uint32_t k = 0; k < f->n; k++) {
 		for (uint32_t a = 0; a < t->c.nadapters && !j->source[f->at[k]]; a++) {
 			uint64_t bytes = f->answered & 1u << a ? f->bytes[(size_t)a * f->n + k] : 0;
-			if (bytes == j->bytes || bytes == L2_SOME_SIZE)
+			if (bytes == bytes_of(j, f->at[k]) || bytes == L2_SOME_SIZE)
 				j->source[f->at[k]] = (uint8_t)(a + 1);
 		}
 	}
@@ -225,7 +225,7 @@ static void ask(struct tier *t, struct job *j, uint64_t now_ns)
 	uint32_t to[TIER_MAX_ADAPTERS], n = 0;
 
 	j->held = j->total;
-	store_lock_present(t->c.store, j->ns, j->world, j->hashes, j->rank0, j->total, j->locks, j->bytes,
+	store_lock_present(t->c.store, j->ns, j->world, j->hashes, j->rank0, j->total, j->locks, j->any_bytes,
 			   now_ns / 1000000, j->objs);
 	for (uint32_t i = 0; i < j->total; i++) {
 		uint32_t name = j->names[(j->rank0 + i) % j->world];

@@ -36,7 +36,7 @@ static bool lay_out(struct job *j, uint32_t nchunks)
 {
 	size_t n = j->total, w = j->world;
 	size_t bytes = n * sizeof(*j->load) + nchunks * sizeof(*j->hashes) + w * sizeof(*j->ns) +
-		       w * sizeof(*j->names) + n * sizeof(*j->objs) + 2 * n + 64;
+		       w * (sizeof(*j->names) + sizeof(*j->bytes)) + n * sizeof(*j->objs) + 2 * n + 64;
 	char *p;
 
 	if (!ensure(&j->mem, &j->cap, bytes))
@@ -45,6 +45,7 @@ static bool lay_out(struct job *j, uint32_t nchunks)
 	j->load = cut(&p, n * sizeof(struct load *));
 	j->hashes = cut(&p, nchunks * sizeof(*j->hashes));
 	j->ns = cut(&p, w * sizeof(*j->ns));
+	j->bytes = cut(&p, w * sizeof(*j->bytes));
 	j->names = cut(&p, w * sizeof(*j->names));
 	j->objs = cut(&p, n * sizeof(*j->objs));
 	j->spot = cut(&p, n);
@@ -68,13 +69,37 @@ static struct job *take_spare(struct tier *t)
 	return j ? j : mem_calloc(1, sizeof(*j));
 }
 
+static uint64_t size_of(const struct tier_want *w, uint32_t rank)
+{
+	return w->rank_bytes ? w->rank_bytes[rank] : w->object_bytes;
+}
+
+static bool has_sizes(const struct tier_want *w)
+{
+	uint32_t r = 0;
+
+	while (r < w->world_size && size_of(w, r))
+		r++;
+	return r == w->world_size;
+}
+
+static void take_sizes(struct job *j, const struct tier_want *w)
+{
+	j->any_bytes = size_of(w, 0);
+	for (uint32_t r = 0; r < j->world; r++) {
+		j->bytes[r] = size_of(w, r);
+		if (j->bytes[r] != j->bytes[0])
+			j->any_bytes = 0;
+	}
+}
+
 struct job *job_make(struct tier *t, const struct tier_want *w)
 {
 	uint64_t all = (uint64_t)w->nchunks * w->world_size, first = w->first < all ? w->first : all;
 	uint32_t chunk0 = w->world_size ? (uint32_t)(first / w->world_size) : 0;
 	struct job *j;
 
-	if (!w->world_size || !w->locks || !w->object_bytes || all - first > MOST_OBJECTS || all > UINT32_MAX)
+	if (!w->world_size || !w->locks || !has_sizes(w) || all - first > MOST_OBJECTS || all > UINT32_MAX)
 		return NULL;
 	j = take_spare(t);
 	if (!j)
@@ -85,7 +110,6 @@ struct job *job_make(struct tier *t, const struct tier_want *w)
 			  .world = w->world_size,
 			  .locks = w->locks,
 			  .node = w->node,
-			  .bytes = w->object_bytes,
 			  .total = (uint32_t)(all - first),
 			  .rank0 = (uint32_t)(first % w->world_size),
 			  .start_ns = clock_ns()};
@@ -105,6 +129,7 @@ struct job *job_make(struct tier *t, const struct tier_want *w)
 		memcpy(j->hashes, w->hashes + chunk0, (w->nchunks - chunk0) * sizeof(*j->hashes));
 	memcpy(j->ns, w->ns, j->world * sizeof(*j->ns));
 	memcpy(j->names, w->names, j->world * sizeof(*j->names));
+	take_sizes(j, w);
 	return j;
 }
 

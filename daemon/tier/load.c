@@ -115,8 +115,8 @@ static void wait_for(struct tier *t, struct load *l, struct job *j, uint32_t i)
 
 static enum try join(struct tier *t, struct load *l, struct job *j, uint32_t i)
 {
-	if (l->io.key.name != j->names[(j->rank0 + i) % j->world] || l->io.bytes != j->bytes || !t->free_waiters ||
-	    l->locks + j->locks > JOB_MAX_LOCKS)
+	if (l->io.key.name != j->names[(j->rank0 + i) % j->world] || l->io.bytes != bytes_of(j, i) ||
+	    !t->free_waiters || l->locks + j->locks > JOB_MAX_LOCKS)
 		return TRY_CONTENDED;
 	if (!l->waiters) {
 		if (!has_budget(t, l->io.bytes))
@@ -165,7 +165,7 @@ static void start(struct tier *t, struct load *l, struct job *j, uint32_t i, uin
 	*chain = l;
 	l->io.key = (struct seg_key){j->names[rank], j->hashes[chunk]};
 	l->io.mem = store_ptr(t->c.store, l->obj);
-	l->io.bytes = j->bytes;
+	l->io.bytes = j->bytes[rank];
 	l->io.sums[0] = 0;
 	l->io.result = 0;
 	l->io.done = tier_io_done;
@@ -184,16 +184,17 @@ enum try load_try(struct tier *t, struct job *j, uint32_t i, uint64_t now_ns)
 	uint32_t rank = (j->rank0 + i) % j->world, chunk = (j->rank0 + i) / j->world;
 	struct load *l = load_find(t, j->ns[rank], &j->hashes[chunk]);
 	struct store_reserve_result r;
+	uint64_t bytes = j->bytes[rank];
 
 	if (l)
 		return join(t, l, j, i);
 	l = t->free_loads;
-	if (!l || !t->free_waiters || !has_budget(t, j->bytes))
+	if (!l || !t->free_waiters || !has_budget(t, bytes))
 		return TRY_NO_BUDGET;
-	l->io.sums = sums_for(&l->sums, j->bytes);
+	l->io.sums = sums_for(&l->sums, bytes);
 	if (!l->io.sums)
 		return TRY_NO_ROOM;
-	r = store_reserve(t->c.store, j->ns[rank], &j->hashes[chunk], 1, j->bytes, j->node, now_ns / 1000000, &l->obj);
+	r = store_reserve(t->c.store, j->ns[rank], &j->hashes[chunk], 1, bytes, j->node, now_ns / 1000000, &l->obj);
 	if (r.reserved) {
 		start(t, l, j, i, now_ns);
 		return TRY_TAKEN;
@@ -201,7 +202,7 @@ enum try load_try(struct tier *t, struct job *j, uint32_t i, uint64_t now_ns)
 	if (!r.present)
 		return TRY_NO_ROOM;
 	/* Stored by an engine meanwhile, or being stored. */
-	if (!store_lock_present(t->c.store, j->ns, j->world, j->hashes, j->rank0 + i, 1, j->locks, j->bytes,
+	if (!store_lock_present(t->c.store, j->ns, j->world, j->hashes, j->rank0 + i, 1, j->locks, bytes,
 				now_ns / 1000000, &j->objs[i]))
 		return TRY_CONTENDED;
 	j->spot[i] = SPOT_L1;

@@ -95,6 +95,8 @@ struct tier_want {
 	uint32_t nchunks;
 	uint32_t first; /* object (chunk * world_size + rank) the job starts at; those before are the caller's */
 	uint64_t object_bytes;
+	const uint64_t *
+		rank_bytes; /* instead of object_bytes: per rank, as pipeline stages may differ; copied. NULL: all alike */
 	uint16_t locks;
 	node_id node; /* where to put what is loaded */
 };

@@ -141,7 +141,7 @@ struct job {
 	uint32_t rank0; /* rank of object 0; hashes[0] is its chunk */
 	uint16_t locks;
 	node_id node;
-	uint64_t bytes;
+	uint64_t any_bytes; /* of every object; 0: they differ */
 	uint64_t start_ns, progress_ns;
 	/* one block of memory */
 	void *mem;
@@ -150,6 +150,7 @@ struct job {
 	struct store_hash *hashes;
 	store_ns *ns;
 	uint32_t *names;
+	uint64_t *bytes; /* per rank */
 	store_obj *objs;
 	uint8_t *spot, *source; /* source: lane + 1, 0 = nowhere */
 	/* objects [0, ready) are locked; [0, next_at) have been tried; the job ends when ready reaches limit */
@@ -225,6 +226,11 @@ static inline void add(_Atomic uint64_t *n, uint64_t by)
 static inline void put(_Atomic uint64_t *n, uint64_t v)
 {
 	atomic_store_explicit(n, v, memory_order_relaxed);
+}
+
+static inline uint64_t bytes_of(const struct job *j, uint32_t i)
+{
+	return j->bytes[(j->rank0 + i) % j->world];
 }
 
 /* Any thread, after it has put something where the thread will look. */

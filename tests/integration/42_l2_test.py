@@ -1,4 +1,5 @@
 """The tier below L1: what is stored comes back from there, in every dialect, after restarts, late, broken and cancelled."""
+import importlib
 import json
 import os
 import shutil
@@ -8,8 +9,11 @@ import threading
 import time
 
 sys.dont_write_bytecode = True
+import numpy                                                                       # noqa: E402
 from lmclient import (BIN, CHUNK, KV, MAIN, NUMBERS, SLOW, Client, Daemon, Died, Engine, Skip, Tap, eq,  # noqa: E402
-                      random_tokens)
+                      per_chunk, random_tokens)
+
+Driver = importlib.import_module("30_engine_driven_test").Driver
 
 tap = Tap()
 MIB4 = dict(fmt=1, nl=4, nb=64, nh=8, hs=128)          # 4 MiB per chunk object
@@ -241,29 +245,130 @@ def drain():
             e.take(tokens, data, "r")
 
 
-@tap.test("two engines of one model name with other layouts never share below L1")
+@tap.test("two engines of one model name with other layouts never share below L1, those of one shape always do")
 def layouts():
     with L2("mock") as l2:
         tokens = random_tokens(3 * CHUNK)
         with Engine(l2.d.port, "D2", KV(1, nh=2, hs=8), model="same") as a:
             data = a.fill(tokens)
             l2.forget()
-            with Engine(l2.d.port, "D2", KV(1, nh=4, hs=4), model="same") as b:
-                eq(a.lookup(tokens, "both"), 0, "they disagree: nothing from below")
+            with Engine(l2.d.port, "D2", KV(1, nh=4, hs=8), model="same") as b:
+                eq(b.lookup(tokens, "other"), 3, "it is there, for the other one")
+                eq(b.retrieve(tokens, 0, 3 * CHUNK, b.blocks(3 * CHUNK // 16), "other"), False, "not for this one")
+                b.end("other")
+                eq(a.lookup(tokens, "both"), 3, "the asker's own layout")
+                a.take(tokens, data, "both")
                 a.end("both")
                 b.unregister()
             eq(a.lookup(tokens, "a"), 3, "alone again")
             a.take(tokens, data, "a")
             a.end("a")
             a.unregister()
-        for other in (dict(nh=4, hs=4), dict(nh=1, hs=16), dict(dtype="bfloat16"), dict(nl=4), dict(nh=4)):
+        for other in (dict(nh=1, hs=8), dict(nh=2, hs=16), dict(dtype="bfloat16"), dict(nl=4), dict(nl=1, nh=4)):
             l2.d.wait_l1("total_object_count", 0)
-            with Engine(l2.d.port, "D2", KV(1, **other), model="same") as b:
+            with Engine(l2.d.port, "D2", KV(1, **dict(dict(nh=2, hs=8), **other)), model="same") as b:
                 eq(b.lookup(tokens, "b"), 0, "%r is another layout" % other)
                 b.unregister()
         with Engine(l2.d.port, "D2", KV(2, nh=2, hs=8), model="same") as c:      # other pages, the same objects
             eq(c.lookup(tokens, "c"), 3, "another page format shares")
             c.take(tokens, data, "c")
+            c.end("c")
+
+
+def two_dtypes(first, second):
+    """float16 and bfloat16 under one name: as many bytes, other numbers. Each gets its own, from L1 and from below."""
+    with L2("mock") as l2:
+        tokens = random_tokens(4 * CHUNK)
+        engines = [Engine(l2.d.port, "D2", KV(1, nb=160, dtype=t), model="same") for t in (first, second)]
+        try:
+            data = [e.fill(tokens) for e in engines]
+            assert data[0].tobytes() != data[1].tobytes(), "the engines write the same bytes"
+            eq(l2.d.l1()["total_object_count"], 8, "objects in L1")
+            for where in ("L1", "below"):
+                for n, e in enumerate(engines):
+                    rid = "%s %d" % (where, n)
+                    eq(e.lookup(tokens, rid), 4, "%s: chunks for engine %d" % (where, n))
+                    eq(engines[1 - n].retrieve(tokens, 0, 4 * CHUNK, engines[1 - n].blocks(4 * CHUNK // 16), rid), False,
+                       "%s: the other one has no part in it" % where)
+                    e.end(rid)
+                    eq(e.lookup(tokens, rid), 4, "%s: again" % where)
+                    e.take(tokens, data[n], rid)
+                    e.end(rid)
+                if where == "L1":
+                    l2.forget()
+            # a scheduler on a connection of its own: one of the two, and for the other a miss
+            scheduler = Engine(l2.d.port, "D2", KV(1, nb=160, dtype=first), model="same", register=False)
+            got = []
+            for n, e in enumerate(engines):
+                eq(scheduler.lookup(tokens, "s"), 4, "chunks of either")
+                blocks = e.blocks(4 * CHUNK // 16)
+                if e.retrieve(tokens, 0, 4 * CHUNK, blocks, "s"):
+                    assert (e.kv.read(blocks) == data[n]).all(), "wrong bytes"
+                    got.append(n)
+                scheduler.end("s")
+            eq(len(got), 1, "served")
+            scheduler.close()
+            l2.quiet()
+        finally:
+            for e in engines:
+                e.close()
+
+
+tap.add("float16 and bfloat16 under one name", two_dtypes, "float16", "bfloat16")
+tap.add("bfloat16 and float16 under one name", two_dtypes, "bfloat16", "float16")
+
+
+def both_kinds(fmt, mla):
+    """A paged engine and an engine-driven one of one shape have one kind of objects, above and below."""
+    with L2("mock") as l2:
+        kv = KV(fmt, nl=3, nh=2, hs=16 if mla else 8)
+        with Engine(l2.d.port, "D6", kv, model="kinds") as e:
+            paged_tokens = random_tokens(3 * CHUNK)
+            paged = e.fill(paged_tokens)
+            l2.forget()
+            with Driver(l2.d.port, "D6", "kinds", nl=3, hidden=16, mla=mla) as a:
+                def looked_up(tokens, rid):
+                    a.client.call("LOOKUP", a.key(tokens, rid=rid, rank=None), 1)
+                    return e.query(rid)
+
+                chunks = [c.reshape(a.shape) for c in per_chunk(paged, CHUNK)]
+                for rid in ("from below", "once more"):
+                    eq(looked_up(paged_tokens, rid), 3, "paged objects, " + rid)
+                    got = a.retrieve(paged_tokens, rid)
+                    assert got and all((x == y).all() for x, y in zip(got, chunks)), "wrong bytes"
+                    a.client.call("END_SESSION", rid)
+                driven_tokens = random_tokens(2 * CHUNK)
+                driven = a.random(2)
+                eq(a.store(driven_tokens, driven), [0, 1], "new")
+                l2.forget()
+                eq(e.lookup(driven_tokens, "driven"), 2, "engine-driven objects from below")
+                e.take(driven_tokens, numpy.concatenate([c.reshape(kv.kv, 3, CHUNK, 16) for c in driven], axis=2), "driven")
+                e.end("driven")
+                l2.quiet()
+
+
+tap.add("paged and engine-driven engines of one shape share below L1", both_kinds, 1, False)
+tap.add("paged and engine-driven MLA engines share below L1", both_kinds, 3, True)
+
+
+@tap.test("unequal pipeline stages: hits of both, in L1 and from below")
+def stages():
+    with L2("mock") as l2:
+        tokens = random_tokens(4 * CHUNK)
+        ranks = [Engine(l2.d.port, "D2", KV(1, nb=160, nl=nl), model="pp", world=2, rank=r)
+                 for r, nl in enumerate((3, 2))]
+        try:
+            data = [e.fill(tokens) for e in ranks]
+            for where in ("L1", "below", "below again"):
+                eq(ranks[0].lookup(tokens, where), 4, "%s: chunks" % where)
+                for e, d in zip(ranks, data):
+                    e.take(tokens, d, where)
+                ranks[0].end(where)
+                l2.quiet()
+                l2.forget()
+        finally:
+            for e in ranks:
+                e.close()
 
 
 def too_small(kind):

@@ -77,7 +77,7 @@ static void rig_open(struct rig *r, struct store_conf conf, uint64_t bytes)
 		fprintf(stderr, "index_bench: %s\n", why.text);
 		exit(1);
 	}
-	r->ns = store_ns_get(r->s, slice_str("model"), 0x01000100, 0, slice_str(""));
+	r->ns = store_ns_get(r->s, slice_str("model"), 0x01000100, 0, slice_str(""), NULL);
 }
 
 static void rig_close(struct rig *r)

@@ -122,7 +122,7 @@ static void open_all(struct bench *b, uint32_t objects)
 	struct store_conf sc = {.arena = b->arena, .trigger_watermark = 1, .eviction_ratio = 0.2, .align = UNIT};
 	if (store_create(&sc, &b->store, &why))
 		die(why.text);
-	b->ns = store_ns_get(b->store, slice_str("model"), 1, 0, slice_str(""));
+	b->ns = store_ns_get(b->store, slice_str("model"), 1, 0, slice_str(""), NULL);
 	b->adapter.ops = &instant;
 	struct tier_conf tc = {.store = b->store,
 			       .adapters = adapters,
@@ -230,7 +230,7 @@ static struct figures up(struct bench *b, uint32_t objects, uint64_t first)
 
 	b->loaded = 0;
 	for (uint32_t at = 0; at < objects; at += BATCH) {
-		store_ns ns = store_ns_get(b->store, slice_str("model"), 1, 0, slice_str(""));
+		store_ns ns = store_ns_get(b->store, slice_str("model"), 1, 0, slice_str(""), NULL);
 		struct tier_want w = {.id = jobs,
 				      .world_size = 1,
 				      .ns = &ns,

@@ -39,7 +39,7 @@ static inline int setup(void **state)
 
 	fix_store_open(&f->fs, 4);
 	f->store = f->fs.store;
-	f->ns = store_ns_get(f->store, slice_str("m"), kv_rank(1, 0), 0, slice_of("", 0));
+	f->ns = store_ns_get(f->store, slice_str("m"), kv_rank(1, 0), 0, slice_of("", 0), NULL);
 	assert_int_equal(ctx_registry_create(f->store, on_dead, f, &f->r), 0);
 	*state = f;
 	return 0;

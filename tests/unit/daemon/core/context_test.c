@@ -211,6 +211,47 @@ static void test_11_object_bytes_of_a_model(void **state)
 	assert_int_equal(ctx_object_bytes(f->r, slice_str("m"), 1), 0);
 }
 
+static struct ctx *enter_form(struct fix *f, uint64_t instance, uint64_t owner, uint8_t form)
+{
+	struct ctx *c = make(instance, owner);
+
+	c->object_form[0] = form;
+	ctx_enter(f->r, c, true);
+	return c;
+}
+
+/* What a lookup has to look for: each form once, those of the asker's own contexts first. */
+static void test_13_forms_of_a_model(void **state)
+{
+	struct fix *f = *state;
+	struct ctx_shape s;
+
+	ctx_shape_of(f->r, slice_str("m"), 1, 5, &s);
+	assert_true(s.nforms == 0 && s.nown == 0 && s.object_bytes == 0);
+	for (uint64_t i = 0; i < 20; i++)
+		enter_form(f, i, 1, (uint8_t)(i % 3));
+	enter_form(f, 30, 5, 3);
+	enter_form(f, 31, 5, 1);
+	ctx_shape_of(f->r, slice_str("m"), 1, 5, &s);
+	assert_true(s.nforms == 4 && s.nown == 2 && s.object_bytes == OBJECT);
+	assert_int_equal(s.forms[0].layout[0] + s.forms[1].layout[0], 1 + 3);
+	assert_int_equal(s.forms[2].layout[0] + s.forms[3].layout[0], 0 + 2);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_int_equal(s.forms[i].object_bytes, OBJECT);
+	ctx_shape_of(f->r, slice_str("m"), 1, 6, &s);
+	assert_true(s.nforms == 4 && s.nown == 0);
+	for (uint8_t i = 0; i < 20; i++)
+		enter_form(f, 100u + i, 1, i);
+	ctx_shape_of(f->r, slice_str("m"), 1, 6, &s);
+	assert_int_equal(s.nforms, SESSION_FORMS);
+	for (uint8_t i = 0; i < 5; i++)
+		enter_form(f, 200u + i, 9, 50u + i);
+	ctx_shape_of(f->r, slice_str("m"), 1, 9, &s);
+	assert_true(s.nforms == SESSION_FORMS && s.nown == 5); /* its own are never left out */
+	for (uint32_t i = 0; i < 5; i++)
+		assert_in_range(s.forms[i].layout[0], 50, 54);
+}
+
 static void test_12_status(void **state)
 {
 	struct fix *f = *state;
@@ -280,6 +321,7 @@ int main(void)
 		T(test_09_two_connections_of_one_process),
 		T(test_10_limit),
 		T(test_11_object_bytes_of_a_model),
+		T(test_13_forms_of_a_model),
 		T(test_12_status),
 		cmocka_unit_test(test_13_out_of_memory),
 	};

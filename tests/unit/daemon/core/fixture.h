@@ -101,13 +101,16 @@ static inline uint32_t kv_rank(uint32_t world_size, uint32_t rank)
 	return world_size << 24 | rank << 16 | world_size << 8 | rank;
 }
 
+/* Of the objects fix_put makes. */
+static const uint8_t *fix_layout;
+
 /* Makes n objects of one rank readable, of hashes hash_no(first) and following. */
 static inline void fix_put(struct store *s, const char *model, uint32_t world_size, uint32_t rank, uint64_t first,
 			   uint32_t n, uint64_t bytes)
 {
 	struct store_hash *h = calloc(n, sizeof(*h));
 	store_obj *o = calloc(n, sizeof(*o));
-	store_ns ns = store_ns_get(s, slice_str(model), kv_rank(world_size, rank), 0, slice_of("", 0));
+	store_ns ns = store_ns_get(s, slice_str(model), kv_rank(world_size, rank), 0, slice_of("", 0), fix_layout);
 	struct store_reserve_result r;
 
 	assert_true(h && o && ns);

@@ -144,7 +144,7 @@ static void test_6_end_renews_the_prompt(void **state)
 
 	fix_put(f->store, MODEL, 1, 0, 0, n, UNIT);
 	fix_put(f->store, MODEL, 1, 0, 1000, room - n, UNIT); /* full, and all younger */
-	ns = store_ns_find(f->store, slice_str(MODEL), kv_rank(1, 0), 0, slice_of("", 0));
+	ns = store_ns_find(f->store, slice_str(MODEL), kv_rank(1, 0), 0, slice_of("", 0), NULL);
 	look(f, "r", 8, 1, 1, 0);
 	sessions_extend(f->s, slice_str("r"), f->h, n);
 	sessions_extend(f->s, slice_str("r"), f->h, 4); /* shorter says nothing */

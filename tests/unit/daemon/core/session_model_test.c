@@ -69,7 +69,7 @@ static uint64_t owner_of(uint32_t i)
 
 static store_ns ns_of(struct model *m, uint32_t world_size, uint32_t rank)
 {
-	return store_ns_find(m->store, slice_str(MODEL), kv_rank(world_size, rank), 0, slice_of("", 0));
+	return store_ns_find(m->store, slice_str(MODEL), kv_rank(world_size, rank), 0, slice_of("", 0), NULL);
 }
 
 /* ---- the model -------------------------------------------------------------------------------------------------- */
@@ -170,7 +170,7 @@ static void check_all(struct model *m, bool every_object)
 static void step_put(struct model *m)
 {
 	uint32_t ws = 1 + rnd_below(&m->r, WORLDS), rank = rnd_below(&m->r, ws), prompt = rnd_below(&m->r, PROMPTS);
-	store_ns ns = store_ns_get(m->store, slice_str(MODEL), kv_rank(ws, rank), 0, slice_of("", 0));
+	store_ns ns = store_ns_get(m->store, slice_str(MODEL), kv_rank(ws, rank), 0, slice_of("", 0), NULL);
 
 	for (uint32_t c = rnd_below(&m->r, 2), end = rnd_below(&m->r, CHUNKS + 1); c < end; c++) {
 		struct store_hash h = hash_no(hash_of(prompt, c));
@@ -410,7 +410,7 @@ static void start(struct model *m, const struct rnd *r)
 	m->store = m->fs.store;
 	assert_int_equal(sessions_create(m->store, TTL_MS, &m->s), 0);
 	fix_put(m->store, "probe", 1, 0, 999, 1, UNIT); /* what one object can hold */
-	ns = store_ns_find(m->store, slice_str("probe"), kv_rank(1, 0), 0, slice_of("", 0));
+	ns = store_ns_find(m->store, slice_str("probe"), kv_rank(1, 0), 0, slice_of("", 0), NULL);
 	for (uint32_t bit = 1u << 15; bit; bit >>= 1) {
 		more = (uint16_t)(m->all_locks | bit);
 		if (store_lock_prefix(m->store, &ns, 1, &h, 1, more, 0, 0, o) == 1) {

@@ -56,7 +56,7 @@ static void test_03_the_keys_are_upstreams(void **state)
 	store_obj o;
 
 	for (int i = 0; i < 4; i++) {
-		ns[i] = store_ns_get(f->store, slice_str(MODEL), upstream[i], 0, slice_of("", 0));
+		ns[i] = store_ns_get(f->store, slice_str(MODEL), upstream[i], 0, slice_of("", 0), NULL);
 		assert_int_equal(store_reserve(f->store, ns[i], f->h, 1, UNIT, NODE_UNKNOWN, 0, &o).reserved, 1);
 		assert_int_equal(store_commit(f->store, &o, 1, 0), 1);
 		assert_int_equal(look(f, "r", 1, 4, 1, 0).objects, i + 1);
@@ -132,7 +132,7 @@ static void test_07_holds(void **state)
 
 	for (uint32_t r = 0; r < 2; r++) {
 		fix_put(f->store, MODEL, 2, r, 0, 4, UNIT);
-		ns[r] = store_ns_find(f->store, slice_str(MODEL), kv_rank(2, r), 0, slice_of("", 0));
+		ns[r] = store_ns_find(f->store, slice_str(MODEL), kv_rank(2, r), 0, slice_of("", 0), NULL);
 	}
 	look(f, "r", 4, 2, 1, 0);
 	assert_int_equal(store_lock_all(f->store, ns[1], f->h, 4, UNIT, 0, o, NULL), 0);
@@ -153,7 +153,7 @@ static void test_07_holds(void **state)
 	store_clear(f->store);
 	for (uint32_t r = 0; r < 2; r++)
 		fix_put(f->store, MODEL, 2, r, 0, 4, UNIT);
-	ns[1] = store_ns_find(f->store, slice_str(MODEL), kv_rank(2, 1), 0, slice_of("", 0));
+	ns[1] = store_ns_find(f->store, slice_str(MODEL), kv_rank(2, 1), 0, slice_of("", 0), NULL);
 	assert_int_equal(store_lock_all(f->store, ns[1], f->h, 4, UNIT, 0, o, NULL), 0);
 	assert_false(holds(f->s, "r", 0, 1, 1, o));
 	store_unlock(f->store, o, NULL, 4, 0);
@@ -247,9 +247,9 @@ static void test_11_ids_that_collide(void **state)
 	assert_int_equal(locked(f), 8);
 	assert_int_equal(sessions_query(f->s, slice_str("0"), 1, true), 3);
 	assert_int_equal(sessions_query(f->s, slice_str("0"), 2, true), 5);
-	ns = store_ns_find(f->store, slice_str("other"), kv_rank(1, 0), 0, slice_of("", 0));
+	ns = store_ns_find(f->store, slice_str("other"), kv_rank(1, 0), 0, slice_of("", 0), NULL);
 	assert_int_equal(store_lock_all(f->store, ns, f->h, 5, UNIT, 0, ob, NULL), 0);
-	ns = store_ns_find(f->store, slice_str(MODEL), kv_rank(1, 0), 0, slice_of("", 0));
+	ns = store_ns_find(f->store, slice_str(MODEL), kv_rank(1, 0), 0, slice_of("", 0), NULL);
 	assert_int_equal(store_lock_all(f->store, ns, f->h, 3, UNIT, 0, oa, NULL), 0);
 	assert_int_equal(sessions_release(f->s, &worker, 1, 0), 0); /* whose? unknown: nobody's */
 	worker.objs = ob;

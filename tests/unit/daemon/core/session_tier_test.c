@@ -15,7 +15,7 @@ struct fake_tier {
 	struct session_done last;
 };
 
-static const uint8_t layout[SEG_DIGEST] = {1};
+static const struct session_form form = {UNIT, {1}};
 
 static bool fake_may_have(void *ctx, const struct seg_key *first, uint64_t bytes)
 {
@@ -67,7 +67,7 @@ static uint32_t fake_name(void *ctx, struct slice model, uint32_t kv_rank, struc
 	struct fake_tier *t = ctx;
 
 	assert_true(slice_is(model, MODEL) && salt.n == 0);
-	assert_memory_equal(digest, layout, SEG_DIGEST);
+	assert_memory_equal(digest, form.layout, SEG_DIGEST);
 	t->named++;
 	return 100 + (kv_rank & 0xff);
 }
@@ -86,6 +86,7 @@ static void use(struct fix *f, struct fake_tier *t)
 	struct sessions_tier st = {t, fake_may_have, fake_prefetch, fake_cancel, fake_touched, fake_name, fake_done};
 
 	*t = (struct fake_tier){.f = f, .has = true};
+	fix_layout = form.layout;
 	sessions_use(f->s, &st);
 }
 
@@ -103,7 +104,8 @@ static struct session_hits ask(struct fix *f, const char *id, uint32_t nchunks, 
 	struct session_lookup l = want(f, id, nchunks, ws, locks, now);
 	struct session_hits hits;
 
-	l.layout = layout;
+	l.forms = &form;
+	l.nforms = 1;
 	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
 	return hits;
 }
@@ -235,11 +237,7 @@ static void test_04_no_job_where_none_is_due(void **state)
 	assert_false(ask(f, "r", 6, 1, 1, 0).pending);
 	assert_int_equal(query_of(f, "r", true), 5);
 	t.err = 0;
-	l.nchunks = 6; /* layouts that disagree */
-	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
-	assert_false(hits.pending);
-	l.layout = layout;
-	l.object_bytes = SESSION_ANY_SIZE;
+	l.nchunks = 6; /* no layout */
 	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
 	assert_false(hits.pending);
 	assert_int_equal(t.jobs, 0);
@@ -256,6 +254,8 @@ static void give_up_lookup(struct fix *f)
 	struct session_lookup l = want(f, "r", 2, 1, 1, 5);
 	struct session_hits hits;
 
+	l.forms = &form;
+	l.nforms = 1;
 	assert_int_equal(sessions_lookup(f->s, &l, &hits), 0);
 	assert_false(hits.pending);
 }
@@ -319,7 +319,7 @@ static void test_06_release_while_pending(void **state)
 	assert_int_equal(locked(f), 0);
 	assert_true(load(f, &t, t.id, 2));
 	assert_int_equal(query_of(f, "r", true), 5);
-	ns = store_ns_find(f->store, slice_str(MODEL), 1 << 24 | 1 << 8, 0, slice_of("", 0));
+	ns = store_ns_find(f->store, slice_str(MODEL), 1 << 24 | 1 << 8, 0, slice_of("", 0), form.layout);
 	assert_int_equal(store_lock_all(f->store, ns, f->h, 5, UNIT, 2, objs, &missing), 0);
 	assert_true(holds(f->s, "r", 3, 2, 0, objs + 3));
 	assert_false(holds(f->s, "r", 0, 5, 0, objs));

@@ -268,8 +268,10 @@ static void free_case(struct fx *f, const json_t *c)
 	uint32_t cs = (uint32_t)json_integer_value(json_object_get(c, "chunk_size")), chunks = tokens / cs;
 	const json_t *starts = json_object_get(c, "chunk_starts");
 	struct wire_req req = fx_request(f, WIRE_FREE_LOOKUP_LOCKS, "a", 4, 0, 4);
-	store_ns ns = store_ns_find(f->srv->store, slice_str("m"), kv_rank(1, 0), 0, slice_of("", 0));
+	struct ctx *ctx = ctx_get(f->srv->contexts, INSTANCE);
+	store_ns ns = range_ns_find(f->e, &req, ctx);
 
+	ctx_put(f->srv->contexts, ctx);
 	assert_int_equal(f->srv->chash.chunk_tokens, cs);
 	assert_int_equal(fx_lookup(f, "a", chunks), chunks);
 	req.key.tokens.count = tokens;

@@ -218,7 +218,7 @@ static void test_10_lock_what_is_there(void **state)
 
 	fix_units(&f, 2048, STORE_LRU);
 	ns[0] = f.ns;
-	ns[1] = store_ns_get(f.s, slice_str("model"), 0x01000101, 0, slice_str(""));
+	ns[1] = store_ns_get(f.s, slice_str("model"), 0x01000101, 0, slice_str(""), NULL);
 	keys(h, 0, 300);
 	for (uint32_t i = 0; i < 600; i++) {
 		if (i % 3 == 0)

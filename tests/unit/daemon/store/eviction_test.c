@@ -329,7 +329,7 @@ static void test_13_between_equally_old_the_asked_node_is_cleared(void **state)
 
 static store_ns tenant(struct fix *f, const char *salt)
 {
-	return store_ns_get(f->s, slice_str("m"), 1, 0, slice_str(salt));
+	return store_ns_get(f->s, slice_str("m"), 1, 0, slice_str(salt), NULL);
 }
 
 static void test_20_isolated_without_quotas_is_one_lru(void **state)

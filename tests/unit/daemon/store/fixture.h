@@ -39,7 +39,7 @@ static inline void fix_open(struct fix *f, const struct store_conf *conf)
 	f->a = conf->arena;
 	if (store_create(conf, &f->s, &why))
 		fail_msg("%s", why.text);
-	f->ns = store_ns_get(f->s, slice_str("model"), 0x01000100, 0, slice_str(""));
+	f->ns = store_ns_get(f->s, slice_str("model"), 0x01000100, 0, slice_str(""), NULL);
 	assert_int_not_equal(f->ns, 0);
 }
 

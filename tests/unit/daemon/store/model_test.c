@@ -411,9 +411,10 @@ static void do_names(struct model *m)
 	char model[8];
 
 	snprintf(model, sizeof(model), "m%d", n);
-	assert_int_equal(store_ns_get(m->f.s, slice_str(model), 1, 0, slice_str("salt")), m->ns[n]);
+	assert_int_equal(store_ns_get(m->f.s, slice_str(model), 1, 0, slice_str("salt"), NULL), m->ns[n]);
 	store_ns_put(m->f.s, m->ns[n]);
-	store_ns_put(m->f.s, store_ns_get(m->f.s, slice_str("passing"), rnd_below(&m->r, 50), 0, slice_str(model)));
+	store_ns_put(m->f.s,
+		     store_ns_get(m->f.s, slice_str("passing"), rnd_below(&m->r, 50), 0, slice_str(model), NULL));
 }
 
 static void step(struct model *m)
@@ -460,7 +461,7 @@ static void run(const char *name, bool uniform, enum store_policy policy, uint32
 	for (int n = 0; n < NS; n++) {
 		char model[8];
 		snprintf(model, sizeof(model), "m%d", n);
-		m.ns[n] = store_ns_get(m.f.s, slice_str(model), 1, 0, slice_str("salt"));
+		m.ns[n] = store_ns_get(m.f.s, slice_str(model), 1, 0, slice_str("salt"), NULL);
 	}
 	for (uint32_t i = 0; i < steps; i++) {
 		step(&m);

@@ -5,9 +5,21 @@
 
 #include <errno.h>
 
+static uint32_t get_as(struct names *t, uint8_t layout)
+{
+	uint8_t digest[STORE_LAYOUT_BYTES] = {0};
+	uint32_t ns;
+
+	digest[STORE_LAYOUT_BYTES - 1] = layout;
+	ns = names_ns(t, slice_str("m"), 1, 0, slice_str("s"), digest, true);
+	if (ns)
+		t->ns[ns].refs++;
+	return ns;
+}
+
 static uint32_t get(struct names *t, const char *model, uint32_t rank, uint32_t group, const char *salt)
 {
-	uint32_t ns = names_ns(t, slice_str(model), rank, group, slice_str(salt), true);
+	uint32_t ns = names_ns(t, slice_str(model), rank, group, slice_str(salt), NULL, true);
 
 	if (ns)
 		t->ns[ns].refs++;
@@ -41,6 +53,38 @@ static void test_1_every_part_of_the_name_counts(void **state)
 	names_destroy(&t);
 }
 
+/* Bytes of another layout are another object, of the same tenant. */
+static void test_8_the_layout_counts(void **state)
+{
+	struct names t;
+	uint32_t id[100], other, at = 0;
+	(void)state;
+
+	assert_int_equal(names_create(&t), 0);
+	other = get(&t, "m", 2, 0, "s");
+	for (uint32_t i = 0; i < 100; i++)
+		id[i] = get_as(&t, (uint8_t)i);
+	assert_int_equal(get(&t, "m", 1, 0, "s"), id[0]); /* no layout is one of zeros */
+	put_ns(&t, id[0]);
+	for (uint32_t i = 0; i < 100; i++) {
+		assert_int_equal(get_as(&t, (uint8_t)i), id[i]);
+		put_ns(&t, id[i]);
+		assert_true(i == 0 || id[i] != id[i - 1]);
+		assert_int_equal(t.ns[id[i]].salt, t.ns[other].salt);
+		at = names_next(&t, slice_str("m"), 1, 0, slice_str("s"), at);
+		assert_int_equal(at, id[i]);
+	}
+	assert_int_equal(names_next(&t, slice_str("m"), 1, 0, slice_str("s"), at), 0);
+	assert_int_equal(names_next(&t, slice_str("m"), 1, 0, slice_str("t"), 0), 0);
+	assert_int_equal(names_next(&t, slice_str("m"), 2, 0, slice_str("s"), 0), other);
+	names_check(&t);
+	for (uint32_t i = 0; i < 100; i++)
+		put_ns(&t, id[i]);
+	assert_int_equal(names_next(&t, slice_str("m"), 1, 0, slice_str("s"), 0), 0);
+	names_check(&t);
+	names_destroy(&t);
+}
+
 static void test_2_a_namespace_goes_with_its_last_user(void **state)
 {
 	struct names t;
@@ -52,13 +96,13 @@ static void test_2_a_namespace_goes_with_its_last_user(void **state)
 	b = get(&t, "m", 1, 0, "x");
 	assert_int_equal(a, b);
 	put_ns(&t, a);
-	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("x"), false), a);
+	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("x"), NULL, false), a);
 	t.ns[a].objects = 1;
 	put_ns(&t, a);
-	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("x"), false), a);
+	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("x"), NULL, false), a);
 	t.ns[a].objects = 0;
 	names_ns_release(&t, a);
-	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("x"), false), 0);
+	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("x"), NULL, false), 0);
 	names_check(&t);
 	assert_int_equal(get(&t, "other", 1, 0, ""), a); /* its number is used again */
 	names_check(&t);
@@ -75,11 +119,11 @@ static void test_3_long_texts_are_refused(void **state)
 
 	memset(big, 'a', sizeof(big));
 	assert_int_equal(names_create(&t), 0);
-	assert_int_equal(names_ns(&t, slice_of(big, sizeof(big)), 0, 0, none, true), 0);
-	assert_int_equal(names_ns(&t, none, 0, 0, slice_of(big, NAMES_MAX_SALT + 1), true), 0);
+	assert_int_equal(names_ns(&t, slice_of(big, sizeof(big)), 0, 0, none, NULL, true), 0);
+	assert_int_equal(names_ns(&t, none, 0, 0, slice_of(big, NAMES_MAX_SALT + 1), NULL, true), 0);
 	assert_int_equal(names_quota_set(&t, slice_of(big, NAMES_MAX_SALT + 1), 1, &salt), -EINVAL);
-	assert_int_not_equal(names_ns(&t, slice_of(big, sizeof(big) - 1), 0, 0, slice_of(big, NAMES_MAX_SALT), true),
-			     0);
+	assert_int_not_equal(
+		names_ns(&t, slice_of(big, sizeof(big) - 1), 0, 0, slice_of(big, NAMES_MAX_SALT), NULL, true), 0);
 	t.ns[1].refs = 1;
 	for (size_t i = 0; i < NAMES_MAX_SALT; i += 4) /* 128 characters of four bytes are a salt like any other */
 		memcpy(big + i, "\xf0\x9f\x94\x91", 4);
@@ -104,7 +148,7 @@ static void test_4_the_table_has_an_end(void **state)
 	assert_int_equal(get(&t, "m", 1, 0, "one more"), 0);
 	assert_int_not_equal(get(&t, "m", 1, 0, "77"), 0);
 	names_check(&t);
-	put_ns(&t, names_ns(&t, slice_str("m"), 1, 0, slice_str("5"), false));
+	put_ns(&t, names_ns(&t, slice_str("m"), 1, 0, slice_str("5"), NULL, false));
 	assert_int_not_equal(get(&t, "m", 1, 0, "one more"), 0);
 	names_check(&t);
 	names_destroy(&t);
@@ -171,7 +215,7 @@ static void test_7_allocation_failures(void **state)
 	}
 	assert_true(n > 3);
 	mem_fail_at(1);
-	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("s"), true), 0);
+	assert_int_equal(names_ns(&t, slice_str("m"), 1, 0, slice_str("s"), NULL, true), 0);
 	mem_fail_at(0);
 	names_check(&t);
 	assert_int_not_equal(get(&t, "m", 1, 0, "s"), 0);
@@ -189,6 +233,7 @@ int main(void)
 		cmocka_unit_test(test_5_quotas_keep_their_salt),
 		cmocka_unit_test(test_6_quotas_are_bounded),
 		cmocka_unit_test(test_7_allocation_failures),
+		cmocka_unit_test(test_8_the_layout_counts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

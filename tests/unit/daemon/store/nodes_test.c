@@ -184,7 +184,7 @@ static void test_6_any_policy_keeps_its_invariants(void **state)
 			conf.distance = ring;
 			fix_open(&f, &conf);
 			for (uint32_t i = 0; i < 3; i++)
-				ns[i] = store_ns_get(f.s, slice_str("m"), i, 0, slice_of("abc", i));
+				ns[i] = store_ns_get(f.s, slice_str("m"), i, 0, slice_of("abc", i), NULL);
 			assert_int_equal(store_quota_set(f.s, slice_of("ab", 2), 4 * UNIT), 0);
 			random_steps(&f, &r, ns);
 			store_check(f.s);

@@ -102,7 +102,7 @@ static void test_04_prefix_in_expansion_order(void **state)
 	fix_units(&f, 64, STORE_LRU);
 	keys(h, 0, 5);
 	for (uint32_t r = 0; r < 3; r++) {
-		ns[r] = store_ns_get(f.s, slice_str("m"), 0x03000300 | r << 16 | r, 0, slice_str(""));
+		ns[r] = store_ns_get(f.s, slice_str("m"), 0x03000300 | r << 16 | r, 0, slice_str(""), NULL);
 		/* rank 0 has 5 chunks, rank 1 has 4, rank 2 has 2 */
 		uint32_t n = r == 0 ? 5 : r == 1 ? 4 : 2;
 		store_reserve(f.s, ns[r], h, n, UNIT, NODE_UNKNOWN, 0, o);
@@ -143,7 +143,7 @@ static void test_05_long_prefixes(void **state)
 	fix_units(&f, 3 * N, STORE_LRU);
 	keys(h, 0, N + 1);
 	for (uint32_t r = 0; r < 2; r++) {
-		ns[r] = store_ns_get(f.s, slice_str("m"), r, 0, slice_str(""));
+		ns[r] = store_ns_get(f.s, slice_str("m"), r, 0, slice_str(""), NULL);
 		assert_int_equal(store_reserve(f.s, ns[r], h, N, UNIT, NODE_UNKNOWN, 0, o).reserved, N);
 		assert_int_equal(store_commit(f.s, o, N, 0), N);
 	}
@@ -397,12 +397,12 @@ static void test_14_allocation_failures(void **state)
 	assert_true(n > 8);
 	for (n = 1;; n++) {
 		mem_fail_at((uint64_t)n);
-		f.ns = store_ns_get(f.s, slice_str("m"), 0, 0, slice_str("s"));
+		f.ns = store_ns_get(f.s, slice_str("m"), 0, 0, slice_str("s"), NULL);
 		mem_fail_at(0);
 		store_check(f.s);
 		if (f.ns)
 			break;
-		assert_int_equal(store_ns_find(f.s, slice_str("m"), 0, 0, slice_str("s")), 0);
+		assert_int_equal(store_ns_find(f.s, slice_str("m"), 0, 0, slice_str("s"), NULL), 0);
 	}
 	assert_true(n > 1);
 	put(&f, 0, 10, UNIT);
@@ -441,14 +441,14 @@ static void test_16_namespaces_outlive_their_references_by_their_objects(void **
 	(void)state;
 
 	fix_units(&f, 16, STORE_LRU);
-	ns = store_ns_get(f.s, slice_str("m"), 7, 1, slice_str("tenant"));
+	ns = store_ns_get(f.s, slice_str("m"), 7, 1, slice_str("tenant"), NULL);
 	store_reserve(f.s, ns, &h, 1, UNIT, NODE_UNKNOWN, 0, &o);
 	store_commit(f.s, &o, 1, 0);
 	store_ns_put(f.s, ns);
-	assert_int_equal(store_ns_find(f.s, slice_str("m"), 7, 1, slice_str("tenant")), ns);
+	assert_int_equal(store_ns_find(f.s, slice_str("m"), 7, 1, slice_str("tenant"), NULL), ns);
 	assert_int_equal(store_peek_prefix(f.s, &ns, 1, &h, 1, 0), 1);
 	store_clear(f.s);
-	assert_int_equal(store_ns_find(f.s, slice_str("m"), 7, 1, slice_str("tenant")), 0);
+	assert_int_equal(store_ns_find(f.s, slice_str("m"), 7, 1, slice_str("tenant"), NULL), 0);
 	store_ns_put(f.s, 0);
 	fix_close(&f);
 }

@@ -98,7 +98,7 @@ static void keep_house(struct worker *w)
 	store_delete(f->s, f->ns, &h, rnd_below(&w->r, 2));
 	store_quota_set(f->s, slice_str("t"), rnd_below(&w->r, 2) ? UINT64_MAX : 1000);
 	store_quota_list(f->s, quota, 4);
-	store_ns_put(f->s, store_ns_get(f->s, slice_str("m"), rnd_below(&w->r, 4), 0, slice_str("t")));
+	store_ns_put(f->s, store_ns_get(f->s, slice_str("m"), rnd_below(&w->r, 4), 0, slice_str("t"), NULL));
 	if (rnd_below(&w->r, 200) == 0)
 		store_clear(f->s);
 	if (rnd_below(&w->r, 50) == 0)

@@ -130,7 +130,7 @@ static void test_05_ranks(void **state)
 			fake_put(x.l2[0], NAME + 1, &h, UNIT);
 	}
 	for (uint32_t r = 0; r < 2; r++)
-		ns[r] = store_ns_get(x.f.s, slice_str("two"), 0x02000200 + r, 0, slice_str("salt"));
+		ns[r] = store_ns_get(x.f.s, slice_str("two"), 0x02000200 + r, 0, slice_str("salt"), NULL);
 	/* From chunk 1 rank 1 on: object 3 of 10. */
 	assert_int_equal(tx_prefetch_world(&x, 1, 0, 5, 2, ns, 3), 0);
 	assert_int_equal(tx_wait(&x, 1)->r.objects, 4); /* 1.1, 2.0, 2.1, 3.0 */
@@ -142,8 +142,8 @@ static void test_05_ranks(void **state)
 		store_unlock(x.f.s, &x.h[1].objs[i], NULL, 1, 0);
 	store_clear(x.f.s);
 	/* The tier gave its references back: the namespaces are gone. */
-	EVENTUALLY(store_ns_find(x.f.s, slice_str("two"), 0x02000200, 0, slice_str("salt")) == 0);
-	EVENTUALLY(store_ns_find(x.f.s, slice_str("two"), 0x02000201, 0, slice_str("salt")) == 0);
+	EVENTUALLY(store_ns_find(x.f.s, slice_str("two"), 0x02000200, 0, slice_str("salt"), NULL) == 0);
+	EVENTUALLY(store_ns_find(x.f.s, slice_str("two"), 0x02000201, 0, slice_str("salt"), NULL) == 0);
 	tx_close(&x, 0);
 }
 
@@ -276,7 +276,7 @@ static void test_10_one_object_twice_in_a_job(void **state)
 		tx_open(&x);
 		tx_on_l2(&x, 0, 0, 2);
 		w.ns = &ns;
-		ns = store_ns_get(x.f.s, slice_str("model"), 0x01000100, 0, slice_str(""));
+		ns = store_ns_get(x.f.s, slice_str("model"), 0x01000100, 0, slice_str(""), NULL);
 		assert_int_equal(tier_prefetch(x.t, &w), 0);
 		EVENTUALLY(fake_pending(x.l2[0]) == 2);
 		fake_complete(x.l2[0], 0, 0);

@@ -182,7 +182,7 @@ static inline int tx_prefetch_world(struct tfix *x, uint64_t id, uint64_t first_
 
 static inline int tx_prefetch(struct tfix *x, uint64_t id, uint64_t first_key, uint32_t n)
 {
-	store_ns ns = store_ns_get(x->f.s, slice_str("model"), 0x01000100, 0, slice_str(""));
+	store_ns ns = store_ns_get(x->f.s, slice_str("model"), 0x01000100, 0, slice_str(""), NULL);
 
 	return tx_prefetch_world(x, id, first_key, n, 1, &ns, 0);
 }

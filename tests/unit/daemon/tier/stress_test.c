@@ -84,7 +84,7 @@ static void prefetch(struct actor *a, uint32_t slot)
 	w.object_bytes = object_bytes(l->first);
 	w.node = node_of((int)rnd_below(&a->r, 2));
 	keys(h, l->first, w.nchunks);
-	ns = store_ns_get(s->x.f.s, slice_str("model"), 0x01000100, 0, slice_str(""));
+	ns = store_ns_get(s->x.f.s, slice_str("model"), 0x01000100, 0, slice_str(""), NULL);
 	l->id = w.id;
 	l->state = WAITS;
 	if (tier_prefetch(s->x.t, &w))

@@ -420,11 +420,11 @@ static void test_15_memory_runs_out(void **state)
 	tx_open(&x);
 	tx_on_l2(&x, 0, 0, 4);
 	for (uint64_t n = 1; n < 4; n++) {
-		store_ns ns = store_ns_get(x.f.s, slice_str("model"), 0x01000100, 0, slice_str("s"));
+		store_ns ns = store_ns_get(x.f.s, slice_str("model"), 0x01000100, 0, slice_str("s"), NULL);
 		mem_fail_at(n);
 		assert_int_equal(tx_prefetch_world(&x, 1, 0, 4, 1, &ns, 0), -ENOMEM);
 		mem_fail_at(0);
-		assert_int_equal(store_ns_find(x.f.s, slice_str("model"), 0x01000100, 0, slice_str("s")), 0);
+		assert_int_equal(store_ns_find(x.f.s, slice_str("model"), 0x01000100, 0, slice_str("s"), NULL), 0);
 	}
 	tx_prefetch(&x, 2, 0, 4);
 	assert_int_equal(tx_wait(&x, 2)->r.objects, 4);
