@@ -122,6 +122,8 @@ int below_open(struct server *srv, struct why *why)
 			 "nothing in "
 			 "L2 will be found again");
 	err = seg_names_create(&srv->names);
+	if (!err)
+		err = below_count_create(srv);
 	if (err)
 		return why_set(why, err, "out of memory");
 	err = open_adapters(srv, adapters, why);
@@ -191,6 +193,7 @@ void below_free(struct server *srv)
 	srv->nl2 = 0;
 	seg_names_destroy(srv->names);
 	srv->names = NULL;
+	below_count_destroy(srv);
 }
 
 /* ---- STORE ------------------------------------------------------------------------------------------------------- */

@@ -10,6 +10,10 @@ struct tier_listener below_listener(struct server *srv);
 void below_use(struct server *srv);
 /* Metric series of the adapters; the tier tells how fast they are. */
 void below_meter(struct server *srv);
+/* tier_meter.counted: the series of the name's salt or model. Made before the tier, gone after it. */
+int below_count_create(struct server *srv);
+void below_count_destroy(struct server *srv);
+void below_counted(void *ctx, enum tier_count what, uint32_t name, uint32_t n);
 /* A model or salt that cannot be named below L1: said once. */
 void below_nameless(struct server *srv);
 

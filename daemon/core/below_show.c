@@ -38,7 +38,7 @@ static metric_series one(struct server *srv, enum metric_id id, const struct sli
 
 void below_meter(struct server *srv)
 {
-	struct tier_meter meter = {srv, on_stored, on_loaded};
+	struct tier_meter meter = {srv, on_stored, on_loaded, below_counted};
 
 	for (uint32_t i = 0; i < srv->nl2; i++) {
 		struct below_series *s = &srv->l2_series[i];
@@ -67,46 +67,34 @@ void below_meter(struct server *srv)
 
 static void refresh_tier(struct server *srv)
 {
-	static const char *const reasons[] = {"l1_oom", "not_found", "l1_contended", "failed"};
 	struct metrics *m = srv->metrics;
 	struct tier_stats t;
 
 	tier_stats(srv->tier, &t);
-	const uint64_t failures[] = {t.no_room, t.not_found, t.contended, t.load_failed};
-
 	metric_set(m, M_L2_STORE_SUBMITTED_REQUESTS, (double)t.store_requests);
-	metric_set(m, M_L2_STORE_SUBMITTED_CHUNKS, (double)t.store_objects);
-	metric_set(m, M_L2_STORE_COMPLETED_CHUNKS, (double)t.stored_objects);
 	metric_set(m, M_L2_STORE_FAILED_KEYS, (double)t.store_failed);
 	metric_set(m, M_L2_PREFETCH_LOOKUP_REQUESTS, (double)t.jobs);
-	metric_set(m, M_L2_PREFETCH_LOOKUP_CHUNKS, (double)t.lookup_objects);
-	metric_set(m, M_L2_PREFETCH_HIT_CHUNKS, (double)t.hit_objects);
-	metric_set(m, M_L2_PREFETCH_LOAD_SUBMITTED_CHUNKS, (double)t.load_objects);
-	metric_set(m, M_L2_PREFETCH_LOAD_COMPLETED_CHUNKS, (double)t.loaded_objects);
 	metric_set(m, M_L2_DROPPED_OBJECTS, (double)t.store_dropped);
 	metric_set(m, M_L2_NOT_ADMITTED_OBJECTS, (double)t.not_admitted);
 	metric_set(m, M_L2_DIRTY_BYTES, (double)t.dirty_bytes);
 	metric_set(m, M_L2_QUARANTINED_BYTES, (double)t.quarantined_bytes);
 	metric_set(m, M_L2_LATE_JOBS, (double)t.late_jobs);
 	metric_set(m, M_L2_COALESCED_OBJECTS, (double)t.coalesced);
-	for (uint32_t i = 0; i < 4; i++) {
-		const struct slice labels[] = {slice_str(reasons[i]), slice_of("", 0)};
-		metric_series_set(m, one(srv, M_L2_PREFETCH_FAILURE_CHUNKS, labels, 2), (double)failures[i]);
-	}
 	if (srv->nl2 == 1)
 		metric_series_set(m, srv->l2_series[0].load_bytes, (double)t.loading_bytes);
 	else
 		metric_set(m, M_INFLIGHT_LOAD_MEMORY_USAGE_BYTES, (double)t.loading_bytes);
 }
 
-static void refresh_states(struct server *srv)
+/* An adapter whose breaker is open takes and has nothing: it is in neither state. None is ever taken away while the server runs. */
+static void refresh_states(struct server *srv, uint32_t healthy)
 {
 	static const struct slice active = {"active", 6}, draining = {"draining", 8};
 	struct metrics *m = srv->metrics;
 
-	metric_series_set(m, one(srv, M_L2_STORE_ADAPTERS, &active, 1), srv->nl2);
+	metric_series_set(m, one(srv, M_L2_STORE_ADAPTERS, &active, 1), healthy);
 	metric_series_set(m, one(srv, M_L2_STORE_ADAPTERS, &draining, 1), 0);
-	metric_series_set(m, one(srv, M_L2_PREFETCH_ADAPTERS, &active, 1), srv->nl2);
+	metric_series_set(m, one(srv, M_L2_PREFETCH_ADAPTERS, &active, 1), healthy);
 	metric_series_set(m, one(srv, M_L2_PREFETCH_ADAPTERS, &draining, 1), 0);
 }
 
@@ -125,11 +113,11 @@ void below_refresh(struct server *srv)
 	double used[CONF_LIST_MAX], capacity[CONF_LIST_MAX];
 	struct metrics *m = srv->metrics;
 	uint64_t evicted = 0;
+	uint32_t healthy = 0;
 
 	if (!srv->tier)
 		return;
 	refresh_tier(srv);
-	refresh_states(srv);
 	for (uint32_t i = 0; i < srv->nl2; i++) {
 		const struct below_series *s = &srv->l2_series[i];
 		struct l2 *a = tier_adapter(srv->tier, i);
@@ -139,6 +127,7 @@ void below_refresh(struct server *srv)
 		used[i] = (double)st.used_bytes;
 		capacity[i] = (double)st.capacity_bytes;
 		evicted += st.evicted_objects;
+		healthy += st.healthy;
 		metric_series_set(m, s->in_stores, (double)st.in_flight_stores);
 		metric_series_set(m, s->in_loads, (double)st.in_flight_loads);
 		metric_series_set(m, s->healthy, st.healthy);
@@ -152,6 +141,7 @@ void below_refresh(struct server *srv)
 		metric_series_set(m, srv->l2_series[i].usage, sum_of_type(srv, srv->l2_series[i].usage, used));
 		metric_series_set(m, srv->l2_series[i].capacity, sum_of_type(srv, srv->l2_series[i].usage, capacity));
 	}
+	refresh_states(srv, healthy);
 	metric_set(m, M_L2_EVICTED_CHUNKS, (double)evicted);
 }
 

@@ -286,6 +286,7 @@ struct server {
 	uint32_t nl2;
 	struct seg_names *names; /* with an adapter */
 	struct tier *tier;
+	struct below_counts *l2_counts;
 	bool l2_learns; /* lookups enter names, too */
 	struct below_series {
 		metric_series store_gbs, load_gbs, stored, loaded, usage, capacity; /* by type */

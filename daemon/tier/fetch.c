@@ -77,10 +77,12 @@ static bool forget(struct tier *t, struct job *j)
 	return !cancelled;
 }
 
-static void count_end(struct tier *t, const struct tier_result *r)
+static void count_end(struct tier *t, const struct job *j, const struct tier_result *r)
 {
-	if (r->end == TIER_NO_ROOM)
+	if (r->end == TIER_NO_ROOM) {
 		add(&t->n.no_room, 1);
+		tally(t, TIER_COUNT_NO_ROOM, j->names[(j->rank0 + r->objects) % j->world], 1);
+	}
 	if (r->end == TIER_LATE || r->end == TIER_CONTENDED)
 		add(&t->n.late_jobs, 1);
 }
@@ -112,7 +114,7 @@ static void job_end(struct tier *t, struct job *j, enum tier_end end)
 	drop_find(t, j);
 	note_jobs(t);
 	if (forget(t, j)) {
-		count_end(t, &r);
+		count_end(t, j, &r);
 		taken = t->c.listener.loaded && t->c.listener.loaded(t->c.listener.ctx, j->id, &r, j->objs);
 	}
 	if (!taken)
@@ -170,6 +172,8 @@ static void answered(struct tier *t, struct job *j, uint64_t now_ns)
 	j->found = j->limit = j->held = found;
 	add(&t->n.hit_objects, found);
 	add(&t->n.not_found, j->total - found);
+	tally_job(t, j, TIER_COUNT_HIT, 0, found);
+	tally_job(t, j, TIER_COUNT_NOT_FOUND, found, j->total);
 	drop_find(t, j);
 	j->progress_ns = now_ns;
 	job_list_remove(j);
@@ -312,8 +316,10 @@ static bool try_one(struct tier *t, struct job *j, uint32_t i, uint64_t now_ns)
 		break;
 	case TRY_CONTENDED:
 		j->spot[i] = SPOT_CONTENDED;
-		if (!was)
+		if (!was) {
 			add(&t->n.contended, 1);
+			tally(t, TIER_COUNT_CONTENDED, j->names[(j->rank0 + i) % j->world], 1);
+		}
 		j->contended += !was;
 		return true;
 	case TRY_TAKEN:

@@ -133,6 +133,14 @@ struct job *job_make(struct tier *t, const struct tier_want *w)
 	return j;
 }
 
+void tally_job(struct tier *t, const struct job *j, enum tier_count what, uint32_t from, uint32_t to)
+{
+	uint32_t n = to - from, whole = n / j->world, more = n % j->world;
+
+	for (uint32_t k = 0; k < j->world && k < n; k++)
+		tally(t, what, j->names[(j->rank0 + from + k) % j->world], whole + (k < more));
+}
+
 void job_free(struct tier *t, struct job *j)
 {
 	if (j->find)

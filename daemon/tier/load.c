@@ -176,6 +176,7 @@ static void start(struct tier *t, struct load *l, struct job *j, uint32_t i, uin
 	count_loading(t, l, 1);
 	wait_for(t, l, j, i);
 	add(&t->n.load_objects, 1);
+	tally(t, TIER_COUNT_LOAD, j->names[rank], 1);
 	t->lane[l->lane].a->ops->load(t->lane[l->lane].a, &l->io);
 }
 
@@ -249,11 +250,13 @@ void load_done(struct tier *t, struct load *l, uint64_t now_ns)
 	unchain(t, l);
 	if (ok) {
 		add(&t->n.loaded_objects, 1);
+		tally(t, TIER_COUNT_LOADED, l->io.key.name, 1);
 		if (t->meter.loaded)
 			t->meter.loaded(t->meter.ctx, l->lane, 1, l->io.bytes, now_ns - l->io.submitted_ns);
 		ok = make_readable(t, l, now_ns / 1000000);
 	} else {
 		add(&t->n.load_failed, 1);
+		tally(t, TIER_COUNT_FAILED, l->io.key.name, 1);
 		/* An adapter that was closed may leave the memory to a device that still writes: it is not used again. */
 		if (l->io.result != -ECANCELED || !t->closed)
 			store_abort(t->c.store, &l->obj, 1);

@@ -93,6 +93,7 @@ void tier_store(struct tier *t, uint32_t name, const struct store_hash *hashes, 
 	add(&t->n.store_requests, 1);
 	add(&t->n.store_objects, objects);
 	add(&t->n.store_bytes, bytes);
+	tally(t, TIER_COUNT_STORE, name, objects);
 	for (uint32_t at = 0; at < n; at += BATCH) {
 		uint32_t step = n - at < BATCH ? n - at : BATCH;
 		if (t->sketch)
@@ -203,6 +204,7 @@ int tier_prefetch(struct tier *t, const struct tier_want *w)
 	}
 	add(&t->n.jobs, 1);
 	add(&t->n.lookup_objects, j->total);
+	tally_job(t, j, TIER_COUNT_LOOKUP, 0, j->total);
 	lk_lock(&t->lk);
 	*t->new_jobs_end = j;
 	t->new_jobs_end = &j->next;

@@ -124,11 +124,28 @@ struct tier_stats {
 void tier_stats(struct tier *t, struct tier_stats *out);
 uint32_t tier_adapters(const struct tier *t);
 struct l2 *tier_adapter(const struct tier *t, uint32_t i);
+/* What is counted of the objects of one name; HIT includes what L1 had after the first missing one. */
+enum tier_count {
+	TIER_COUNT_STORE, /* handed over */
+	TIER_COUNT_STORED,
+	TIER_COUNT_LOOKUP,
+	TIER_COUNT_HIT,
+	TIER_COUNT_LOAD,
+	TIER_COUNT_LOADED,
+	TIER_COUNT_NO_ROOM, /* this and the following: why an object was not brought up */
+	TIER_COUNT_NOT_FOUND,
+	TIER_COUNT_CONTENDED,
+	TIER_COUNT_FAILED,
+	TIER_COUNTS
+};
+
 /* Per adapter: objects stored and loaded and their speed, for metrics: called on the tier's thread. NULL: none. */
 struct tier_meter {
 	void *ctx;
 	void (*stored)(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes, uint64_t ns);
 	void (*loaded)(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes, uint64_t ns);
+	/* n objects of that number in the names table. NULL: not wanted. Any thread that calls the tier, with its locks held. */
+	void (*counted)(void *ctx, enum tier_count what, uint32_t name, uint32_t n);
 };
 void tier_meter(struct tier *t, const struct tier_meter *m); /* before the first request */
 

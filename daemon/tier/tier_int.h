@@ -228,6 +228,16 @@ static inline void put(_Atomic uint64_t *n, uint64_t v)
 	atomic_store_explicit(n, v, memory_order_relaxed);
 }
 
+/* n objects of one name. */
+static inline void tally(struct tier *t, enum tier_count what, uint32_t name, uint64_t n)
+{
+	if (n && name && t->meter.counted)
+		t->meter.counted(t->meter.ctx, what, name, (uint32_t)n);
+}
+
+/* Objects [from, to) of a job, each of its rank's name. */
+void tally_job(struct tier *t, const struct job *j, enum tier_count what, uint32_t from, uint32_t to);
+
 static inline uint64_t bytes_of(const struct job *j, uint32_t i)
 {
 	return j->bytes[(j->rank0 + i) % j->world];

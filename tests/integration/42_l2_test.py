@@ -351,6 +351,30 @@ tap.add("paged and engine-driven engines of one shape share below L1", both_kind
 tap.add("paged and engine-driven MLA engines share below L1", both_kinds, 3, True)
 
 
+@tap.test("counters of L2 by salt and model")
+def labels():
+    with L2("mock") as l2, Engine(l2.d.port, "D2", KV(1, nb=160), model="lm", salt="ten") as e, \
+            Engine(l2.d.port, "D2", KV(1, nb=160), model="lm", salt="ant") as other:
+        tokens = random_tokens(4 * CHUNK)
+        data = e.fill(tokens)
+        other.fill(tokens[:CHUNK])
+        l2.forget()
+        eq(e.lookup(tokens + random_tokens(2 * CHUNK), "r"), 4, "chunks")
+        e.take(tokens, data, "r")
+        e.end("r")
+        text = l2.d.http("GET", "/metrics")[1]
+        for name, labels, value in (("store_submitted_objects_chunks", 'cache_salt="ten"', 4),
+                                    ("store_completed_objects_chunks", 'cache_salt="ten"', 4),
+                                    ("store_completed_objects_chunks", 'cache_salt="ant"', 1),
+                                    ("prefetch_lookup_objects_chunks", 'cache_salt="ten"', 6),
+                                    ("prefetch_hit_chunks", 'cache_salt="ten"', 4),
+                                    ("prefetch_load_submitted_objects_chunks", 'cache_salt="ten"', 4),
+                                    ("prefetch_load_completed_chunks", 'cache_salt="ten"', 4),
+                                    ("prefetch_failure_chunks", 'reason="not_found",model_name="lm"', 2)):
+            line = "lmcache_mp_l2_%s_total{%s} %d\n" % (name, labels, value)
+            assert line in text, (line, [t for t in text.splitlines() if name in t])
+
+
 @tap.test("unequal pipeline stages: hits of both, in L1 and from below")
 def stages():
     with L2("mock") as l2:

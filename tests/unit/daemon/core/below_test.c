@@ -172,6 +172,18 @@ static uint64_t wait_status(struct fx *f, const char *id)
 	return r.u;
 }
 
+/* "name{labels} value" in the text that Prometheus reads. */
+static void shows(struct server *srv, const char *line)
+{
+	size_t n;
+	char *text = metrics_render(srv->metrics, &n);
+
+	assert_non_null(text);
+	if (!strstr(text, line))
+		fail_msg("no '%s' in\n%s", line, text);
+	free(text);
+}
+
 static const char mock[] = "{\"type\":\"mock\",\"max_size_gb\":0.1,\"mock_bandwidth_gb\":10}";
 static const char late[] = "{\"type\":\"fault_inject\",\"latency\":1,\"latency_ms\":200,\"adapter\":{\"type\":\"mock\","
 			   "\"max_size_gb\":0.1,\"mock_bandwidth_gb\":10}}";
@@ -195,6 +207,8 @@ static void test_02_down_and_up_again(void **state)
 	assert_int_equal(metric_value(srv->metrics, M_LOOKUP_HIT_L2_TOKENS), CHUNKS * CHUNK_TOKENS);
 	assert_int_equal(metric_value(srv->metrics, M_LOOKUP_HIT_TOKENS), CHUNKS * CHUNK_TOKENS);
 	below_refresh(srv);
+	shows(srv, "lmcache_mp_l2_store_adapters{state=\"active\"} 1\n");
+	shows(srv, "lmcache_mp_l2_prefetch_adapters{state=\"draining\"} 0\n");
 	assert_int_equal(metric_value(srv->metrics, M_L2_STORE_COMPLETED_CHUNKS), CHUNKS);
 	assert_int_equal(metric_value(srv->metrics, M_L2_PREFETCH_LOAD_COMPLETED_CHUNKS), CHUNKS);
 	close_below(&b);
@@ -316,12 +330,45 @@ static void test_05_time_is_up_and_stopping(void **state)
 	close_below(&b);
 }
 
+/* A name's objects count for its salt, and those not brought up for its model; total and labels agree. */
+static void test_06_counted_by_name(void **state)
+{
+	static struct below b;
+	struct seg_name n = {.model = slice_str("m"), .salt = slice_str("tenant")};
+	uint32_t one, other, same_salt;
+	struct server *srv;
+
+	(void)state;
+	open_below(&b, mock);
+	srv = b.f.srv;
+	one = seg_name_get(srv->names, &n);
+	n.model = slice_str("m2");
+	same_salt = seg_name_get(srv->names, &n);
+	n.salt = slice_str("other");
+	other = seg_name_get(srv->names, &n);
+	for (uint32_t i = 0; i < 3; i++) {
+		below_counted(srv, TIER_COUNT_STORED, one, 2);
+		below_counted(srv, TIER_COUNT_STORED, same_salt, 10);
+		below_counted(srv, TIER_COUNT_STORED, other, 100);
+		below_counted(srv, TIER_COUNT_FAILED, one, 1);
+		below_counted(srv, TIER_COUNT_NO_ROOM, other, 5);
+		below_counted(srv, TIER_COUNT_NO_ROOM, same_salt, 5);
+	}
+	below_refresh(srv);
+	shows(srv, "lmcache_mp_l2_store_completed_objects_chunks_total{cache_salt=\"tenant\"} 36\n");
+	shows(srv, "lmcache_mp_l2_store_completed_objects_chunks_total{cache_salt=\"other\"} 300\n");
+	shows(srv, "lmcache_mp_l2_prefetch_failure_chunks_total{reason=\"failed\",model_name=\"m\"} 3\n");
+	shows(srv, "lmcache_mp_l2_prefetch_failure_chunks_total{reason=\"l1_oom\",model_name=\"m2\"} 30\n");
+	assert_int_equal(metric_value(srv->metrics, M_L2_STORE_COMPLETED_CHUNKS), 336);
+	close_below(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_01_digests_tell_layouts_apart), cmocka_unit_test(test_02_down_and_up_again),
 		cmocka_unit_test(test_03_sums_come_with_the_copy),    cmocka_unit_test(test_04_waiting),
-		cmocka_unit_test(test_05_time_is_up_and_stopping),
+		cmocka_unit_test(test_05_time_is_up_and_stopping),    cmocka_unit_test(test_06_counted_by_name),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

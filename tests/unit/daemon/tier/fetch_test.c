@@ -380,7 +380,7 @@ static void meter(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes,
 static void test_15_the_meter(void **state)
 {
 	uint64_t sum[2] = {0};
-	struct tier_meter m = {sum, meter, meter};
+	struct tier_meter m = {.ctx = sum, .stored = meter, .loaded = meter};
 	struct tfix x;
 	(void)state;
 
