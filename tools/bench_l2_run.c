@@ -358,7 +358,7 @@ int bench_l2_run(const struct bench_l2_conf *conf, const char *adapter, struct b
 	if (rc)
 		return rc;
 	rc = set_up(&b, why);
-	struct disk_buffer buffer = {b.memory, b.memory_bytes};
+	struct disk_buffer buffer = {.base = b.memory, .bytes = b.memory_bytes};
 	struct l2_env env = {.names = b.names, .buffers = &buffer, .nbuffers = 1, .chunk_tokens = 256};
 	if (!rc)
 		rc = l2_create(c, &env, &b.l2, why);

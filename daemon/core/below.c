@@ -41,6 +41,12 @@ static int near_node(void *ctx, node_id node, const char *name)
 	return t ? cpus_pin_self(&t->cpus) : 0;
 }
 
+/* L1 grows after the start; the disks follow it. */
+static uint64_t committed(void *arena, uint32_t range)
+{
+	return arena_committed(arena, range);
+}
+
 static uint32_t arena_buffers(const struct server *srv, struct disk_buffer *out)
 {
 	uint32_t n = arena_nranges(srv->arena);
@@ -48,7 +54,11 @@ static uint32_t arena_buffers(const struct server *srv, struct disk_buffer *out)
 	for (uint32_t i = 0; i < n; i++) {
 		const struct arena_range *r = arena_range(srv->arena, i);
 
-		out[i] = (struct disk_buffer){arena_base(srv->arena) + r->start, r->bytes};
+		out[i] = (struct disk_buffer){.base = arena_base(srv->arena) + r->start,
+					      .bytes = r->bytes,
+					      .there = committed,
+					      .ctx = srv->arena,
+					      .index = i};
 	}
 	return n;
 }

@@ -43,7 +43,7 @@ static int open_disk(struct raw_device *d, struct disk **out, struct why *why)
 		return why_set(why, -ENOMEM, "out of memory");
 	if (n)
 		memcpy(buffers, r->env.buffers, n * sizeof(*buffers));
-	buffers[n] = (struct disk_buffer){d->memory, RAW_MEMORY};
+	buffers[n] = (struct disk_buffer){.base = d->memory, .bytes = RAW_MEMORY};
 	struct disk_conf conf = {.path = d->path,
 				 .write = true,
 				 .exclusive = true,

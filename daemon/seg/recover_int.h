@@ -151,6 +151,8 @@ void recover_keys(struct recovery *r, uint32_t segment, const struct format_reco
 
 /* recover_scan.c: one turn; false when there is nothing left to scan. */
 bool scan_turn(struct recovery *r);
+/* A turn now would do something without waiting for the device; where all is scanned, too. */
+bool scan_ready(const struct recovery *r);
 int scan_create(struct recovery *r);
 void scan_destroy(struct recovery *r);
 

@@ -286,6 +286,17 @@ static void publish(struct seg *s, const struct recovery *r)
 	lk_unlock(&s->lk);
 }
 
+bool recover_ready(const struct seg *s)
+{
+	const struct recovery *r = s->recovery;
+
+	if (r->removal_busy)
+		return false;
+	if (r->load_tail != r->load_head)
+		return r->load[r->load_tail % LOADS].done;
+	return scan_ready(r);
+}
+
 bool recover_step(struct seg *s)
 {
 	struct recovery *r = s->recovery;

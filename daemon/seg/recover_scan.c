@@ -238,6 +238,13 @@ static void end(struct recovery *r)
 	sc->summary = NULL;
 }
 
+bool scan_ready(const struct recovery *r)
+{
+	const struct scan *sc = &r->scan;
+
+	return !sc->active || sc->head == sc->reads || sc->window[sc->head % SCAN_WINDOWS].done;
+}
+
 bool scan_turn(struct recovery *r)
 {
 	struct scan *sc = &r->scan;

@@ -316,7 +316,7 @@ uint32_t seg_run(struct seg *s, uint64_t wait_ns)
 	n = tell(s);
 	due = writer_due(s);
 	due = due < IDLE_NS ? due : IDLE_NS;
-	if (n)
+	if (n || (!s->recovered && recover_ready(s)))
 		wait_ns = 0;
 	else if (s->recovered && due < wait_ns)
 		wait_ns = due;

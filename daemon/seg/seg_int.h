@@ -125,6 +125,8 @@ int recover_start(struct seg *s);
 /* Called every turn until it returns true: all is loaded, s->recovered may be set, `recovery` is freed. Open segments that were found are
  * closed for writing (sealed with a summary as soon as writing starts, or left as they are when empty: then free). */
 bool recover_step(struct seg *s);
+/* Another turn is worth it now, without waiting for the device. */
+bool recover_ready(const struct seg *s);
 void recover_destroy(struct recovery *r);
 
 /* ---- seg.c ---------------------------------------------------------------------------------------------------------------- */

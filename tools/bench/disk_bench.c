@@ -75,7 +75,7 @@ static void start(struct load *l, struct req *r, enum disk_op op, uint32_t n, ui
 
 static struct disk *open_ours(const struct bench *b)
 {
-	struct disk_buffer buffer = {b->rig.mem, MEM};
+	struct disk_buffer buffer = {.base = b->rig.mem, .bytes = MEM};
 	struct disk_conf c = {.path = path,
 			      .write = true,
 			      .buffers = &buffer,

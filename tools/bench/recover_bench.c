@@ -245,7 +245,7 @@ static void hit(struct seg_op *op)
 
 static struct seg *open_store(void *memory, struct seg_names *names)
 {
-	const struct disk_buffer buffer = {memory, SEG_MEMORY + (4u << 20)};
+	const struct disk_buffer buffer = {.base = memory, .bytes = SEG_MEMORY + (4u << 20)};
 	const struct disk_conf dc = {.path = path, .write = true, .exclusive = true, .buffers = &buffer, .nbuffers = 1};
 	struct seg_conf sc = {.memory = memory, .names = names, .verify = true, .max_objects = 2 * OBJECTS};
 	struct why why = {0};

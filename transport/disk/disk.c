@@ -72,7 +72,7 @@ int disk_make(const struct disk_conf *conf, const struct disk_facts *facts, stru
 void disk_free(struct disk *d)
 {
 	mem_free(d->subs);
-	mem_free(d->fixed);
+	disk_fixed_drop(d);
 	mem_free(d);
 }
 
@@ -84,7 +84,7 @@ int disk_open_engine(const struct disk_conf *conf, const struct disk_facts *fact
 
 	*out = NULL;
 	if (!rc)
-		rc = disk_fixed_make(conf, facts, d->sub_bytes, &d->fixed, &d->nfixed, why);
+		rc = disk_fixed_make(d, conf, why);
 	if (rc) {
 		if (d)
 			disk_free(d);
@@ -100,8 +100,7 @@ void disk_attach(struct disk *d, const struct disk_engine_ops *ops, void *engine
 {
 	d->ops = ops;
 	d->engine = engine;
-	for (uint32_t i = 0; i < d->nfixed; i++)
-		d->fixed_total += d->fixed[i].bytes;
+	disk_fixed_begin(d);
 }
 
 /* ---- running ------------------------------------------------------------------------------------------------------------- */
@@ -126,6 +125,8 @@ static uint64_t wait_limit(struct disk *d, uint64_t wait_ns)
 	if (d->done_now || (d->ready && !d->with_engine) || d->failed || !wait_ns)
 		return 0;
 	due = disk_retry_due(d);
+	if (due > disk_fixed_due(d))
+		due = disk_fixed_due(d);
 	if (due == UINT64_MAX)
 		return wait_ns;
 	now = disk_now(d);
@@ -159,6 +160,7 @@ uint32_t disk_run(struct disk *d, uint64_t wait_ns)
 	d->done_now = 0;
 	tell_refused(d);
 	disk_issue(d);
+	disk_fixed_grow(d); /* while the device works */
 	disk_publish(d);
 	n = reap(d, got, wait_limit(d, wait_ns));
 	for (;;) {
@@ -241,9 +243,9 @@ void disk_describe(const struct disk *d, char *buf, size_t cap)
 	uint64_t window = atomic_load_explicit(&d->n.window_bytes, memory_order_relaxed);
 	char fixed[64] = "no fixed buffers", text[48];
 
-	if (d->asked_total || d->fixed_total) {
-		amount(text, sizeof text, d->fixed_total,
-		       d->asked_total > d->fixed_total ? d->asked_total : d->fixed_total);
+	if (d->asked_total) {
+		amount(text, sizeof text, atomic_load_explicit(&d->n.fixed_memory, memory_order_relaxed),
+		       d->asked_total);
 		snprintf(fixed, sizeof fixed, "fixed buffers %s", text);
 	}
 	snprintf(buf, cap, "%s, %s, sub-IO %u KiB, window %llu MiB", name, fixed, d->sub_bytes >> 10,
@@ -271,6 +273,8 @@ void disk_stats(const struct disk *d, struct disk_stats *out)
 				   .errors = GET(errors),
 				   .short_ios = GET(short_ios),
 				   .retries = GET(retries),
+				   .fixed_memory = GET(fixed_memory),
+				   .all_memory = d->asked_total,
 				   .queued = GET(queued),
 				   .in_flight = GET(in_flight),
 				   .in_flight_bytes = GET(in_flight_bytes),

@@ -51,7 +51,12 @@ enum disk_engine { DISK_AUTO, DISK_URING, DISK_THREADS };
 
 struct disk_buffer {
 	void *base;
-	uint64_t bytes; /* any length: split into entries of DISK_FIXED */
+	uint64_t bytes; /* any length: split into entries of DISK_FIXED at most */
+	/* How many bytes from `base` on are there by now: a number that only grows, asked for by the owner now and then until it is `bytes`.
+	 * NULL: all are there. Registering a page commits it, so what is not there yet is not registered yet. */
+	uint64_t (*there)(void *ctx, uint32_t index);
+	void *ctx;
+	uint32_t index;
 };
 
 struct disk_conf {
@@ -63,8 +68,8 @@ struct disk_conf {
 	uint32_t threads;        /* of the fallback; 0 = 16 */
 	uint32_t sub_io_bytes;   /* 0 = min(max_io_bytes, DISK_SUB_MAX) */
 	uint64_t window_bytes;   /* bytes in flight at most; 0 = 32 MiB, raised while throughput grows, to 128 MiB */
-	/* Memory that requests point into (the arena, headers), there already: registering it commits every page. Other memory works,
-	 * too, but not as fixed buffers, and is counted. */
+	/* Memory that requests point into (the arena, headers). What is there is registered by disk_open, what comes later by disk_run, in
+	 * slices of a millisecond. Other memory works, too, but not as fixed buffers, and is counted. */
 	const struct disk_buffer *buffers;
 	uint32_t nbuffers;
 	/* Count by tracepoints, where permitted, what should never happen (tests, bench): reads and writes of the owner thread that
@@ -126,7 +131,8 @@ struct disk_stats {
 	uint64_t errors, short_ios, retries;        /* EAGAIN, EINTR, EBUSY are retried */
 	uint64_t punts, splits;                     /* with disk_conf.trace; else 0 */
 	bool traced;
-	uint64_t submit_calls; /* io_uring_enter and the like */
+	uint64_t submit_calls;             /* io_uring_enter and the like */
+	uint64_t fixed_memory, all_memory; /* bytes registered as fixed buffers so far, and given to be */
 	uint64_t queued, in_flight, in_flight_bytes, window_bytes;
 	uint64_t oldest_ns;      /* age of the oldest sub-IO in flight; 0 = none */
 	uint64_t oldest_data_ns; /* of the oldest read or write: flush and discard may rightly take long */

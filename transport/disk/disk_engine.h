@@ -42,12 +42,15 @@ struct disk_engine_ops {
 	void (*wake)(void *engine);    /* any thread */
 	uint64_t (*now)(void *engine); /* the real ones: any thread */
 	/* The rest may be left out. */
+	/* Makes memory that is there the fixed buffer `index`, which no sub-IO has named yet. Left out: nothing is to be done for it. */
+	int (*fix)(void *engine, uint32_t index, void *base, uint64_t bytes, struct why *why);
 	void (*counts)(void *engine, struct disk_engine_counts *out); /* any thread */
 	const char *(*text)(void *engine);                            /* for disk_describe, instead of the name */
 	bool forgets; /* once closed it uses no disk_sub, not even those that never came back */
 };
 
-/* A disk over an engine that the caller made; `facts` as the engine has them; buffers are taken to be all fixed. The disk owns the
+/* A disk over an engine that the caller made; `facts` as the engine has them; buffers are fixed as far as
+ * they are there. The disk owns the
  * engine from here on, also on failure. conf->path is not opened; conf->engine, threads, exclusive, buffered and trace mean nothing. */
 int disk_open_engine(const struct disk_conf *conf, const struct disk_facts *facts, const struct disk_engine_ops *ops,
 		     void *engine, struct disk **out, struct why *why);

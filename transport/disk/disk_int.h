@@ -16,6 +16,14 @@ struct disk_fixed {
 	uint8_t *base;
 	uint64_t bytes;
 	uint32_t step;
+	bool registered;
+};
+
+/* A buffer whose pieces [next, end) are to be registered. */
+struct disk_growing {
+	struct disk_buffer buffer;
+	bool small; /* pieces: it was not there as a whole at first */
+	uint32_t next, end;
 };
 
 struct disk_queue {
@@ -42,8 +50,12 @@ struct disk {
 	void *engine;
 	bool write, closing, running;
 	uint32_t sub_bytes, loose_step, max_count, nfixed, nsubs;
-	uint64_t fixed_total, asked_total; /* bytes registered, and given to be */
-	struct disk_fixed *fixed;          /* by address */
+	uint64_t asked_total;     /* bytes given to be registered */
+	struct disk_fixed *fixed; /* by address */
+	struct disk_growing *growing;
+	uint32_t ngrowing;
+	uint64_t fix_at, look_at,
+		look_ns; /* no piece before; look for one then at the latest; and so long after that */
 	struct disk_sub *subs, *free;
 	struct disk_queue q[Q_COUNT];
 	struct disk_io *failed, **failed_tail; /* refused by disk_submit */
@@ -63,7 +75,7 @@ struct disk {
 	struct {
 		_Atomic uint64_t reads, writes, flushes, discards, read_bytes, write_bytes, sub_ios, fixed_bytes,
 			loose_bytes, errors, short_ios, retries, queued, in_flight, in_flight_bytes, window_bytes,
-			oldest_start, oldest_data;
+			oldest_start, oldest_data, fixed_memory;
 	} n;
 };
 
@@ -89,9 +101,15 @@ uint64_t disk_retry_due(const struct disk *d);
 void window_init(struct disk_window *w, uint64_t asked, uint64_t sub_bytes);
 void window_adapt(struct disk_window *w, uint64_t now);
 
-/* fixed.c: pieces of conf->buffers of at most DISK_FIXED, by address. *out is the caller's (mem_free), NULL when there are none. */
-int disk_fixed_make(const struct disk_conf *conf, const struct disk_facts *facts, uint32_t sub_bytes,
-		    struct disk_fixed **out, uint32_t *n, struct why *why);
+/* fixed.c: the table of pieces of conf->buffers, none of them registered. */
+int disk_fixed_make(struct disk *d, const struct disk_conf *conf, struct why *why);
+void disk_fixed_drop(struct disk *d);
+/* With the engine attached: registers what is there. Where that is not possible, one warning, and IO goes without. */
+void disk_fixed_begin(struct disk *d);
+/* Owner: a slice of what came since. */
+void disk_fixed_grow(struct disk *d);
+/* When disk_fixed_grow wants to be called again; UINT64_MAX: need not be. */
+uint64_t disk_fixed_due(const struct disk *d);
 
 static inline void disk_add(_Atomic uint64_t *c, uint64_t n)
 {

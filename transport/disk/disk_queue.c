@@ -36,7 +36,9 @@ static const struct disk_fixed *fixed_of(const struct disk *d, const uint8_t *p)
 		else
 			hi = mid;
 	}
-	return lo && p < d->fixed[lo - 1].base + d->fixed[lo - 1].bytes ? &d->fixed[lo - 1] : NULL;
+	return lo && d->fixed[lo - 1].registered && p < d->fixed[lo - 1].base + d->fixed[lo - 1].bytes
+		       ? &d->fixed[lo - 1]
+		       : NULL;
 }
 
 /* The next sub-IO of a request: within one registered buffer, or in none. */

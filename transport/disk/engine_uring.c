@@ -202,6 +202,31 @@ static void uring_counts(void *engine, struct disk_engine_counts *out)
 	out->traced = trace_read(&u->trace, &out->punts, &out->splits);
 }
 
+static int why_not_fixed(int err, struct why *why)
+{
+	struct rlimit l = {0};
+	char limit[32] = "unlimited";
+
+	getrlimit(RLIMIT_MEMLOCK, &l);
+	if (l.rlim_cur != RLIM_INFINITY)
+		snprintf(limit, sizeof limit, "%llu KiB", (unsigned long long)l.rlim_cur >> 10);
+	if (err == -ENOMEM)
+		return why_set(why, err,
+			       "the limit of locked memory is %s: raise it by LimitMEMLOCK=infinity, ulimit -l "
+			       "unlimited or CAP_IPC_LOCK",
+			       limit);
+	return why_set(why, err, "%s", strerror(-err));
+}
+
+static int uring_fix(void *engine, uint32_t index, void *base, uint64_t bytes, struct why *why)
+{
+	struct uring *u = engine;
+	struct iovec v = {base, bytes};
+	int rc = io_uring_register_buffers_update_tag(&u->ring, index, &v, NULL, 1);
+
+	return rc < 0 ? why_not_fixed(rc, why) : 0;
+}
+
 /* A ring is torn down some time after it was closed, and until then holds the files registered with it. Out of there first, so that
  * the disk can be opened again at once; where the caller is not the ring's issuer that is refused, and disk_open waits a bit. */
 static void ring_exit(struct uring *u)
@@ -233,6 +258,7 @@ const struct disk_engine_ops uring_ops = {
 	.wake = uring_wake,
 	.now = uring_now,
 	.counts = uring_counts,
+	.fix = uring_fix,
 };
 
 /* ---- making it ----------------------------------------------------------------------------------------------------------- */
@@ -302,56 +328,26 @@ static int make_ring(struct uring *u, uint32_t entries, struct why *why)
 	return rc ? why_refused(rc, why) : 0;
 }
 
-static int why_not_fixed(int err, uint64_t bytes, struct why *why)
+/* Empty at first: what a piece of memory is made of must be there before it is registered. */
+static void make_table(struct uring *u, uint32_t n, struct why *soft)
 {
-	struct rlimit l = {0};
-	char limit[32] = "unlimited";
+	int rc = io_uring_register_buffers_sparse(&u->ring, n);
 
-	getrlimit(RLIMIT_MEMLOCK, &l);
-	if (l.rlim_cur != RLIM_INFINITY)
-		snprintf(limit, sizeof limit, "%llu KiB", (unsigned long long)l.rlim_cur >> 10);
-	if (err == -ENOMEM)
-		return why_set(
-			why, err,
-			"%.1f GiB cannot be registered as fixed buffers, the limit of locked memory is %s: raise it by "
-			"LimitMEMLOCK=infinity, ulimit -l unlimited or CAP_IPC_LOCK",
-			(double)bytes / (1u << 30), limit);
-	return why_set(why, err, "%.1f GiB cannot be registered as fixed buffers: %s", (double)bytes / (1u << 30),
-		       strerror(-err));
+	if (rc == -EINVAL)
+		why_set(soft, rc,
+			"this kernel's io_uring has no table of fixed buffers that can grow: 5.19 or newer has");
+	else if (rc < 0)
+		why_set(soft, rc, "no table of %u fixed buffers: %s", n, strerror(-rc));
 }
 
-static int register_fixed(struct uring *u, const struct engine_conf *c, struct why *soft, struct why *why)
-{
-	struct iovec *v = mem_calloc(c->nfixed, sizeof *v);
-	uint64_t bytes = 0;
-	int rc;
-
-	if (!v)
-		return why_set(why, -ENOMEM, "no memory for a table of %u buffers", c->nfixed);
-	for (uint32_t i = 0; i < c->nfixed; i++) {
-		v[i] = (struct iovec){c->fixed[i].base, c->fixed[i].bytes};
-		bytes += c->fixed[i].bytes;
-	}
-	rc = io_uring_register_buffers(&u->ring, v, c->nfixed);
-	mem_free(v);
-	if (rc < 0)
-		why_not_fixed(rc, bytes, soft);
-	return rc < 0 ? 1 : 0; /* not a failure of the disk */
-}
-
-static int equip(struct uring *u, const struct engine_conf *c, bool *registered, struct why *soft, struct why *why)
+static int equip(struct uring *u, const struct engine_conf *c, struct why *soft, struct why *why)
 {
 	int rc = io_uring_register_files(&u->ring, &c->fd, 1);
 
 	if (rc < 0)
 		return why_set(why, rc, "the disk cannot be registered with its ring: %s", strerror(-rc));
-	*registered = false;
-	if (c->nfixed) {
-		rc = register_fixed(u, c, soft, why);
-		if (rc < 0)
-			return rc;
-		*registered = rc == 0;
-	}
+	if (c->nfixed)
+		make_table(u, c->nfixed, soft);
 	u->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (u->event_fd < 0)
 		return why_set(why, -errno, "no eventfd for the disk: %s", strerror(errno));
@@ -363,7 +359,7 @@ static int equip(struct uring *u, const struct engine_conf *c, bool *registered,
 	return rc;
 }
 
-int uring_create(const struct engine_conf *c, void **out, bool *registered, struct why *soft, struct why *why)
+int uring_create(const struct engine_conf *c, void **out, struct why *soft, struct why *why)
 {
 	struct uring *u;
 	int rc = try_ring(why);
@@ -378,7 +374,7 @@ int uring_create(const struct engine_conf *c, void **out, bool *registered, stru
 	u->fd = c->fd;
 	rc = make_ring(u, c->sub_ios + SPARE, why);
 	if (!rc) {
-		rc = equip(u, c, registered, soft, why);
+		rc = equip(u, c, soft, why);
 		if (rc)
 			ring_exit(u);
 	}

@@ -30,12 +30,11 @@ struct engine_conf {
 	bool block, write, can_discard, trace;
 	uint32_t sub_ios; /* held at once, at most */
 	uint32_t threads;
-	const struct disk_fixed *fixed; /* to be registered */
-	uint32_t nfixed;
+	uint32_t nfixed; /* pieces that may be registered */
 };
 
-/* *registered: whether fixed buffers are; where they are not, `soft` says why. Fails where io_uring cannot be used at all. */
-int uring_create(const struct engine_conf *conf, void **out, bool *registered, struct why *soft, struct why *why);
+/* Where the kernel has no table for nfixed buffers, `soft` says so. Fails where io_uring cannot be used at all. */
+int uring_create(const struct engine_conf *conf, void **out, struct why *soft, struct why *why);
 extern const struct disk_engine_ops uring_ops;
 
 int threads_create(const struct engine_conf *conf, void **out, struct why *why);

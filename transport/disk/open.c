@@ -12,6 +12,7 @@
 
 #define THREADS      16u
 #define BUSY_MS      1000u
+#define BUSY_EACH_US 2000u
 #define MOST_THREADS 256u
 
 static int why_not_opened(const char *path, const struct disk_conf *c, int err, struct why *why)
@@ -53,7 +54,7 @@ static int open_fd(const struct disk_conf *c, const struct disk_facts *f, int *o
 		flags |= O_EXCL; /* without O_CREAT: refuses what is mounted or claimed */
 	/* The kernel tears down the ring of a process that was killed after the process is gone, and a ring holds its files. */
 	while ((fd = open_and_lock(f->path, flags, c->exclusive)) == -EBUSY && clock_ms() < end)
-		usleep(20000);
+		usleep(BUSY_EACH_US); /* a restart waits for it */
 	if (fd < 0)
 		return why_not_opened(f->path, c, -fd, why);
 	if (c->buffered)
@@ -64,19 +65,12 @@ static int open_fd(const struct disk_conf *c, const struct disk_facts *f, int *o
 	return 0;
 }
 
-static void drop_fixed(struct disk *d)
-{
-	mem_free(d->fixed);
-	d->fixed = NULL;
-	d->nfixed = 0;
-}
-
 static int use_threads(struct disk *d, const struct disk_conf *c, struct engine_conf *e, struct why *why)
 {
 	void *engine;
 	int rc;
 
-	drop_fixed(d);
+	disk_fixed_drop(d);
 	d->loose_step = d->sub_bytes; /* a thread may block where a ring would be punted */
 	e->threads = c->threads ? c->threads : THREADS;
 	if (e->threads > MOST_THREADS)
@@ -90,19 +84,17 @@ static int use_threads(struct disk *d, const struct disk_conf *c, struct engine_
 static int use_ring(struct disk *d, struct engine_conf *e, struct why *why)
 {
 	struct why soft = {0};
-	bool registered = false;
 	void *engine;
 	int rc;
 
-	e->fixed = d->fixed;
 	e->nfixed = d->nfixed;
-	rc = uring_create(e, &engine, &registered, &soft, why);
+	rc = uring_create(e, &engine, &soft, why);
 	if (rc)
 		return rc;
-	if (!registered)
-		drop_fixed(d);
-	if (soft.err)
+	if (soft.err) {
+		disk_fixed_drop(d);
 		log_warn("%s: %s; its IO goes without", d->facts.path, soft.text);
+	}
 	disk_attach(d, &uring_ops, engine);
 	return 0;
 }
@@ -145,12 +137,9 @@ int disk_open(const struct disk_conf *c, struct disk **out, struct why *why)
 	if (!rc)
 		rc = disk_make(c, &facts, &d, why);
 	if (!rc)
-		rc = disk_fixed_make(c, &facts, d->sub_bytes, &d->fixed, &d->nfixed, why);
-	if (!rc) {
-		for (uint32_t i = 0; i < c->nbuffers; i++)
-			d->asked_total += c->buffers[i].bytes;
+		rc = disk_fixed_make(d, c, why);
+	if (!rc)
 		rc = use_engine(d, c, fd, why);
-	}
 	if (rc) {
 		if (d)
 			disk_free(d);

@@ -60,7 +60,7 @@ static void nothing_slow(const struct disk *d, const char *what)
 static void objects_there_and_back(struct fix *f, bool huge)
 {
 	uint8_t *mem = memory(huge), *copy;
-	struct disk_buffer b = {mem, MEM_BYTES};
+	struct disk_buffer b = {.base = mem, .bytes = MEM_BYTES};
 	struct disk_conf c = {.write = true, .engine = DISK_URING, .buffers = &b, .nbuffers = 1, .trace = true};
 	struct req r[N];
 	struct disk *d;
@@ -104,7 +104,6 @@ static void what_is_slow_is_counted(void **state)
 	struct disk_sub sub = {.op = DISK_READ}, *subs[] = {&sub};
 	struct disk_facts x;
 	struct why why = {0};
-	bool registered;
 	void *engine;
 
 	(void)state;
@@ -118,7 +117,7 @@ static void what_is_slow_is_counted(void **state)
 	sub.bytes = x.max_io_bytes * 2;
 	sub.buf = memory(false);
 	memset(sub.buf, 1, sub.bytes);
-	assert_int_equal(uring_create(&c, &engine, &registered, &why, &why), 0);
+	assert_int_equal(uring_create(&c, &engine, &why, &why), 0);
 	assert_int_equal(uring_ops.reap(engine, subs, 1, 1000000), 0); /* counting begins with the first use */
 	assert_int_equal(uring_ops.submit(engine, subs, 1), 1);
 	assert_int_equal(uring_ops.reap(engine, subs, 1, 20000000000ull), 1);

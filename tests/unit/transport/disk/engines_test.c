@@ -10,7 +10,7 @@ static const enum disk_engine engines[] = {DISK_URING, DISK_THREADS};
 
 static void written_is_read(struct fix *f, enum disk_engine engine, uint8_t *mem, bool fixed)
 {
-	struct disk_buffer b = {mem, 8 * MIB};
+	struct disk_buffer b = {.base = mem, .bytes = 8 * MIB};
 	struct disk_conf c = {.write = true, .engine = engine, .buffers = &b, .nbuffers = fixed, .threads = 3};
 	struct disk *d = fix_open(f, &c);
 	struct disk_stats s;
@@ -195,7 +195,7 @@ static void a_crowd_of_requests(void **state)
 	struct req r[N];
 
 	for (int e = 0; e < 2; e++) {
-		struct disk_buffer b = {f->mem, MEM_BYTES};
+		struct disk_buffer b = {.base = f->mem, .bytes = MEM_BYTES};
 		struct disk_conf c = {
 			.write = true, .engine = engines[e], .buffers = &b, .nbuffers = 1, .window_bytes = 3 * MIB};
 		struct disk *d = fix_open(f, &c);
@@ -247,7 +247,7 @@ static void closing_finishes_what_is_under_way(void **state)
 static void no_memory_leaves_nothing(void **state)
 {
 	struct fix *f = *state;
-	struct disk_buffer b = {f->mem, MEM_BYTES};
+	struct disk_buffer b = {.base = f->mem, .bytes = MEM_BYTES};
 
 	for (int e = 0; e < 3; e++) {
 		struct disk_conf c = {.path = f->path,

@@ -50,7 +50,7 @@ static inline int setup(void **state)
 
 	r->f.room = FAKE_MAX;
 	r->f.now = 1;
-	r->buffer = (struct disk_buffer){BASE, 3ull << 30};
+	r->buffer = (struct disk_buffer){.base = BASE, .bytes = 3ull << 30};
 	r->conf = (struct disk_conf){.write = true, .buffers = &r->buffer, .nbuffers = 1};
 	r->facts = (struct disk_facts){
 		.bytes = 64ull << 30, .max_io_bytes = 4u << 20, .nr_requests = 256, .can_discard = true};

@@ -297,8 +297,9 @@ static void the_window_grows_while_that_pays(void **state)
 static void no_memory_and_bad_buffers_are_refused(void **state)
 {
 	struct rig *r = *state;
-	struct disk_buffer bad[] = {{BASE + 1, MIB}, {BASE, MIB + 1}, {NULL, MIB}, {BASE, 0}};
-	struct disk_buffer much = {BASE, 20000ull << 30};
+	struct disk_buffer bad[] = {
+		{.base = BASE + 1, .bytes = MIB}, {.base = BASE, .bytes = MIB + 1}, {.bytes = MIB}, {.base = BASE}};
+	struct disk_buffer much = {.base = BASE, .bytes = 20000ull << 30};
 	struct why why = {0};
 
 	for (uint64_t at = 1; at <= 3; at++) {

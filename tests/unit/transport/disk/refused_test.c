@@ -47,7 +47,7 @@ static int in_a_child(struct fix *f, bool (*restrict_me)(long, int), long nr, in
 	assert_int_equal(pipe(out), 0);
 	pid = fork();
 	if (!pid) {
-		struct disk_buffer b = {f->mem, MEM_BYTES};
+		struct disk_buffer b = {.base = f->mem, .bytes = MEM_BYTES};
 		struct disk_conf c = {.path = f->path,
 				      .write = true,
 				      .engine = engine,
