@@ -78,16 +78,18 @@ static void show_size(struct report *r, const char *label, const char *key, uint
 struct format_options {
 	struct l2_options l2;
 	const char *size, *segment;
-	bool force;
+	bool force, prewrite;
 };
 
 static const struct cli_opt format_rows[] = {
 	{"size", 0, "SIZE", CLI_STR, offsetof(struct format_options, size), 0, 0, NULL,
 	 "Capacity, as 100G or bytes (default: all of it; needed to make a file)"},
 	{"segment-size", 0, "SIZE", CLI_STR, offsetof(struct format_options, segment), 0, 0, NULL,
-	 "Bytes that are freed at a time, 64K to 1G (default 256M, less on small devices)"},
+	 "Bytes that are freed at a time, 64K to 1G (default 256M, or a 16th of a small device)"},
 	{"force", 0, NULL, CLI_FLAG, offsetof(struct format_options, force), 0, 0, NULL,
 	 "Overwrite another store, a file system or a partition table"},
+	{"prewrite", 0, NULL, CLI_FLAG, offsetof(struct format_options, prewrite), 0, 0, NULL,
+	 "Write all of a new file once; its blocks are reserved without that, too"},
 	L2_ROW(struct format_options),
 };
 
@@ -123,8 +125,8 @@ int cmd_l2_format(const struct cli_cmd *cmd, int argc, char **argv)
 			 "arrays and volume groups, encrypted volumes, stores of LMCache and of ours. Refused always: "
 			 "what is "
 			 "mounted, or held by another process. A file that does not exist is made: all of its blocks "
-			 "are written "
-			 "once, so that a full file system is met now and not later.",
+			 "are reserved, "
+			 "so that a full file system is met now and not later.",
 	};
 	struct format_options o = {0};
 	struct seg_format_conf conf = {0};
@@ -140,6 +142,7 @@ int cmd_l2_format(const struct cli_cmd *cmd, int argc, char **argv)
 		return code;
 	conf.path = o.l2.path[0];
 	conf.force = o.force;
+	conf.prewrite = o.prewrite;
 	if (seg_format(&conf, &why) || seg_probe(conf.path, &info, &why)) {
 		cli_error(cmd, "%s", why.text);
 		return CLI_FAILED;

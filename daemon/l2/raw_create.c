@@ -17,8 +17,7 @@ static int format(const struct l2_conf *c, const char *path, struct why *why)
 	struct seg_format_conf f = {.path = path,
 				    .bytes = (uint64_t)l2_conf_int(c, "capacity_bytes"),
 				    .segment_bytes = (uint64_t)l2_conf_int(c, "segment_bytes")};
-	log_info("L2 device %s: it is empty and will be formatted; a file is also written once, which takes its time",
-		 path);
+	log_info("L2 device %s: it is empty and will be formatted", path);
 	uint64_t start = clock_ms();
 	int rc = seg_format(&f, why);
 	if (!rc)

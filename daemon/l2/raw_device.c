@@ -189,6 +189,29 @@ static void tell_too_large(struct raw_device *d, uint64_t bytes)
 			 d->path, (double)bytes / (1 << 20), (unsigned long long)dropped);
 }
 
+/* Said once for the size, and again for a larger one: what does not fit behind the last object of a segment is not used. */
+static void tell_wasteful(struct raw_device *d, uint64_t bytes)
+{
+	struct seg_stats n;
+	uint64_t segment, each;
+
+	if (bytes <= d->wasteful)
+		return;
+	seg_stats(d->seg, &n);
+	segment = n.segments ? n.capacity_bytes / n.segments : 0;
+	if (bytes <= segment / 4 || bytes > segment) {
+		d->wasteful = segment / 4;
+		return;
+	}
+	d->wasteful = bytes;
+	each = segment / bytes;
+	log_warn("L2 device %s: objects of %.1f MiB fit %llu times into a segment of %.1f MiB and leave %llu %% of it "
+		 "unused; larger segments hold them better: lmcache-appliance l2 format --force --segment-size %lluM",
+		 d->path, (double)bytes / (1 << 20), (unsigned long long)each, (double)segment / (1 << 20),
+		 (unsigned long long)((segment - each * bytes) * 100 / segment),
+		 (unsigned long long)(bytes > 128ull << 20 ? 1024 : (bytes * 8 + (1 << 20) - 1) >> 20));
+}
+
 static void op_done(struct seg_op *op)
 {
 	struct raw_slot *s = op->owner;
@@ -204,6 +227,8 @@ static void op_done(struct seg_op *op)
 	d->unused = s;
 	if (op->result == -EFBIG)
 		tell_too_large(d, op->bytes);
+	else if (op->kind == SEG_WRITE)
+		tell_wasteful(d, op->bytes);
 	if (io && op->kind == SEG_WRITE && (op->result == -ENOSPC || op->result == -EROFS || op->result == -EFBIG))
 		drop_store(d, io, op->result);
 	else if (io)

@@ -74,6 +74,7 @@ struct raw_device {
 	double tokens, tokens_max, tokens_ns; /* bytes; tokens_ns per ns, 0: no limit */
 	uint64_t tokens_at, tick_at;
 	struct log_limit too_large;
+	uint64_t wasteful; /* bytes of the largest object that was said to be large for a segment, or that are not */
 	bool told_reads, told_writes;
 	enum breaker_cause told_cause;
 	int last_error, opened; /* opened: of the start, 1 while it is under way */

@@ -15,7 +15,7 @@ static const char record_magic[8] = {'L', 'M', 'C', 'A', 'R', 'E', 'C', 'D'};
 
 int format_geometry(uint64_t bytes, uint64_t segment_bytes, struct format_super *out)
 {
-	const uint64_t fixed = FORMAT_DATA + 2ull * FORMAT_RESERVED;
+	const uint64_t fixed = FORMAT_FIXED;
 
 	if (bytes > FORMAT_MAX_BYTES)
 		return -EFBIG;

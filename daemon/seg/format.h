@@ -33,6 +33,7 @@
 #define FORMAT_MAX_SUMS     512u                /* sub-blocks of a record */
 #define FORMAT_REMOVALS     64u                 /* keys of one removal record */
 
+#define FORMAT_FIXED        (FORMAT_DATA + 2u * FORMAT_RESERVED) /* what is beside the segments */
 #define FORMAT_MIN_SEGMENTS 4u
 #define FORMAT_MIN_SEGMENT  (64u << 10)
 #define FORMAT_MAX_SEGMENT  (1u << 30)

@@ -42,9 +42,10 @@ struct seg_key {
 /* ---- making and looking at one (seg_tool.c); any thread, the device not in use ------------------------------------------ */
 
 struct seg_format_conf {
-	const char *path;       /* a device, or a file: created when `bytes` is given, preallocated and zeroed */
+	const char *path;       /* a device, or a file: created when `bytes` is given, its blocks reserved */
 	uint64_t bytes;         /* 0 = all of it; else the capacity, of a device its first bytes */
-	uint64_t segment_bytes; /* 0 = SEG_BYTES_USUAL, smaller for small devices */
+	uint64_t segment_bytes; /* 0 = SEG_BYTES_USUAL at most, smaller for small devices */
+	bool prewrite;          /* writes all of a new file once; else it is as large as that, but not written */
 	bool force; /* over a foreign file system, partition table, or another store; never over one in use */
 };
 int seg_format(const struct seg_format_conf *conf, struct why *why);

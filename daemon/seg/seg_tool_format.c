@@ -12,19 +12,26 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MANY_SEGMENTS 64u /* eviction frees a segment at a time: a few large ones would make it coarse */
+#define ENOUGH_SEGMENTS 16u /* eviction frees a segment at a time, and keeps one clean: few would make it coarse */
+#define LEAST_SEGMENT   (1u << 20)
+#define SEGMENT_STEP    (64u << 10) /* what is left over behind the last one is small */
 
-/* Segments of the usual size, smaller ones where there would be few. */
+#ifndef FALLOC_FL_WRITE_ZEROES
+#define FALLOC_FL_WRITE_ZEROES 0x80 /* linux/falloc.h, since 6.17 */
+#endif
+
+/* At most the usual size, which up to seven objects of 32 MiB fill but for an eighth; smaller where there would be few. */
 static uint64_t usual_segment(uint64_t bytes)
 {
-	uint64_t n = SEG_BYTES_USUAL;
+	uint64_t room = bytes > FORMAT_FIXED ? bytes - FORMAT_FIXED : 0;
+	uint64_t n = (room + SEG_BYTES_USUAL - 1) / SEG_BYTES_USUAL, segment;
 
-	while (n > 1u << 20 && bytes / n < MANY_SEGMENTS)
-		n /= 2;
-	return n;
+	n = n < ENOUGH_SEGMENTS ? ENOUGH_SEGMENTS : n;
+	segment = room / n / SEGMENT_STEP * SEGMENT_STEP;
+	return segment < LEAST_SEGMENT ? LEAST_SEGMENT : segment;
 }
 
-static int geometry(const struct seg_format_conf *conf, uint64_t bytes, struct format_super *out, struct why *why)
+int tool_geometry(const struct seg_format_conf *conf, uint64_t bytes, struct format_super *out, struct why *why)
 {
 	uint64_t segment = conf->segment_bytes ? conf->segment_bytes : usual_segment(bytes);
 	int rc = format_geometry(bytes, segment, out);
@@ -79,28 +86,40 @@ static int zero(const struct tool *t, uint64_t from, uint64_t to, struct why *wh
 	return rc ? why_set(why, rc, "%s: write: %s", t->path, strerror(-rc)) : 0;
 }
 
-/* Blocks of a file are taken now: a cache that meets a full file system later would be a cache that fails. */
+/* Blocks of a file are taken now: a cache that meets a full file system later would be a cache that fails. What is new of it is only
+ * reserved, or zeroed by the drive itself where both can do that. 1: neither is possible here, zeros must be written. */
 static int allocate(struct tool *t, uint64_t bytes, struct why *why)
 {
-	int rc = fallocate(t->fd, 0, 0, (off_t)bytes) ? -errno : 0;
+	int rc;
 
+	if (bytes > t->bytes)
+		(void)fallocate(t->fd, FALLOC_FL_WRITE_ZEROES, (off_t)t->bytes, (off_t)(bytes - t->bytes));
+	/* Also where that was done: what was there before may have holes. */
+	rc = fallocate(t->fd, 0, 0, (off_t)bytes) ? -errno : 0;
 	if (rc == -EOPNOTSUPP || rc == -ENOSYS)
-		rc = 0; /* where writing zeros must do */
-	if (rc)
+		rc = 1;
+	if (rc < 0)
 		return why_set(why, rc, "%s: %" PRIu64 " bytes cannot be preallocated: %s", t->path, bytes,
 			       strerror(-rc));
 	if (bytes > t->bytes)
 		t->bytes = bytes;
-	return 0;
+	return rc;
 }
 
-/* All of a new file is written once: the first write to a block that was only allocated changes the file system's records, too. */
-static int make_room(struct tool *t, const struct format_super *s, uint64_t old_bytes, struct why *why)
+/* A first write to blocks that were only reserved changes the file system's records, too: some percent of the first pass, and not worth a
+ * start that writes the whole file. */
+static int make_room(struct tool *t, const struct format_super *s, bool prewrite, struct why *why)
 {
-	uint64_t range[2] = {0, s->bytes};
+	uint64_t range[2] = {0, s->bytes}, old_bytes = t->bytes;
+	int rc;
 
-	if (!t->block)
-		return zero(t, old_bytes - old_bytes % FORMAT_BLOCK, s->bytes, why);
+	if (!t->block) {
+		rc = allocate(t, s->bytes, why);
+		if (rc < 0 || (rc == 0 && !prewrite))
+			return rc;
+		/* What was there may have holes that nobody could fill but by writing; with allocation there are none. */
+		return zero(t, rc ? 0 : old_bytes - old_bytes % FORMAT_BLOCK, s->bytes, why);
+	}
 	/* A drive that is told what is free writes faster; one that cannot be told does without. */
 	(void)ioctl(t->fd, BLKDISCARD, range);
 	return 0;
@@ -131,17 +150,15 @@ static int write_store(struct tool *t, struct format_super *s, struct why *why)
 static int format(struct tool *t, const struct seg_format_conf *conf, bool created, struct why *why)
 {
 	struct format_super s;
-	uint64_t epoch = 1, old_bytes = t->bytes;
+	uint64_t epoch = 1;
 	int rc = created ? 0 : look_before(t, conf, &epoch, why);
 
 	if (!rc && conf->bytes > t->bytes && t->block)
 		rc = why_set(why, -ENOSPC, "%s has only %" PRIu64 " bytes", t->path, t->bytes);
 	if (!rc)
-		rc = geometry(conf, conf->bytes ? conf->bytes : t->bytes, &s, why);
-	if (!rc && !t->block)
-		rc = allocate(t, s.bytes, why);
+		rc = tool_geometry(conf, conf->bytes ? conf->bytes : t->bytes, &s, why);
 	if (!rc)
-		rc = make_room(t, &s, old_bytes, why);
+		rc = make_room(t, &s, conf->prewrite, why);
 	if (rc)
 		return rc;
 	if (getrandom(s.uuid, sizeof(s.uuid), 0) != (ssize_t)sizeof(s.uuid))
@@ -166,7 +183,7 @@ static int create_file(const struct seg_format_conf *conf, struct why *why)
 	if (strncmp(conf->path, "/dev/", 5) == 0 && strncmp(conf->path, "/dev/shm/", 9) != 0)
 		return why_set(why, -ENOENT, "%s: there is no such device", conf->path);
 	struct format_super s;
-	int rc = geometry(conf, conf->bytes, &s, why);
+	int rc = tool_geometry(conf, conf->bytes, &s, why);
 	if (rc)
 		return rc;
 	int fd = open(conf->path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);

@@ -34,6 +34,9 @@ struct tool_segment {
 };
 int tool_segment(const struct tool *t, uint32_t id, struct tool_segment *out);
 
+/* The geometry of a store that is to be made on `bytes`. -EINVAL, -EFBIG. */
+int tool_geometry(const struct seg_format_conf *conf, uint64_t bytes, struct format_super *out, struct why *why);
+
 /* What there is besides a store of ours; text[0] = 0: nothing known. 0 or -errno. */
 int tool_foreign(const struct tool *t, char *text, size_t cap, struct why *why);
 

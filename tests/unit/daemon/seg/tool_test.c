@@ -1,5 +1,6 @@
 /* format, probe and verify on files: what is refused, what is found, what is told. */
 #include "daemon/seg/seg.h"
+#include "daemon/seg/tool_int.h"
 
 #include "tests/unit/daemon/seg/image.h"
 
@@ -11,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -94,8 +96,9 @@ static void new_file(void **state)
 	assert_int_equal(st.st_mode & 0777, 0600);
 	struct seg_info i = info();
 	assert_int_equal(i.content, SEG_OURS);
-	assert_true(i.version == FORMAT_VERSION && i.epoch == 1 && i.bytes == 40 * MIB && i.segment_bytes == MIB);
-	assert_true(i.segments == 36 && i.free_segments == 36 && i.sealed == 0 && i.open == 0);
+	assert_true(i.version == FORMAT_VERSION && i.epoch == 1 && i.bytes == 40 * MIB &&
+		    i.segment_bytes == 36 * MIB / 16);
+	assert_true(i.segments == 16 && i.free_segments == 16 && i.sealed == 0 && i.open == 0);
 	assert_true(i.good_superblocks == 4 && !i.in_use && i.created_s > 1700000000);
 
 	/* Again: only by force, as another store whose epoch is newer. */
@@ -111,6 +114,65 @@ static void new_file(void **state)
 	assert_int_equal(info().bytes, 20 * MIB);
 	assert_int_equal(info().epoch, 4);
 	assert_int_equal(info().good_superblocks, 4);
+}
+
+/* Capacity, objects of 32 MiB that fit, and what they leave unused of it. */
+static void usual_segments(void **state)
+{
+	static const struct {
+		uint64_t mib, segments, objects;
+	} t[] = {
+		{20, 16, 0},              /* segments of 1 MiB */
+		{512, 16, 0},             /* of 31 */
+		{1024, 16, 16},           /* of 63: one each */
+		{2048, 16, 48},           /* of 127 */
+		{4096, 16, 112},          /* of 255: 7 each, 12.5 % */
+		{5000, 20, 140},          /* not 19 and a rest */
+		{64 << 10, 256, 1792},    /* 12.5 % */
+		{7 << 20, 28678, 200746}, /* the steps add up to six more */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		const struct seg_format_conf conf = {.path = path, .bytes = t[i].mib * MIB};
+		struct why why = {0};
+		struct format_super s;
+
+		assert_int_equal(tool_geometry(&conf, conf.bytes, &s, &why), 0);
+		assert_int_equal(s.segments, t[i].segments);
+		assert_in_range(s.segments * s.segment_bytes, (t[i].mib - 4) * MIB * 99 / 100, (t[i].mib - 4) * MIB);
+		assert_int_equal(s.segments * ((s.segment_bytes - FORMAT_RECORDS - 2 * FORMAT_BLOCK) /
+					       format_record_bytes(32 * MIB)),
+				 t[i].objects);
+	}
+}
+
+/* Nothing but superblocks is written of a new file, unless that is asked for. */
+static void written_once(void **state)
+{
+	struct why why = {0};
+	struct stat st;
+	double s[2];
+
+	(void)state;
+	for (int prewrite = 0; prewrite < 2; prewrite++) {
+		const struct seg_format_conf conf = {.path = path, .bytes = 256 * MIB, .prewrite = prewrite};
+		struct timespec a, b;
+		uint8_t byte = 1;
+
+		unlink(path);
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		assert_int_equal(seg_format(&conf, &why), 0);
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		s[prewrite] = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
+		assert_int_equal(stat(path, &st), 0);
+		assert_true((uint64_t)st.st_blocks * 512 >= 256 * MIB); /* no holes either way */
+		int fd = open(path, O_RDONLY);
+		assert_int_equal(pread(fd, &byte, 1, 100 * MIB), 1);
+		assert_int_equal(byte, 0);
+		close(fd);
+	}
+	print_message("256 MiB formatted in %.3f s, written once in %.3f s\n", s[0], s[1]);
 }
 
 static void no_device(void **state)
@@ -390,6 +452,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(new_file, setup, teardown),
+		cmocka_unit_test_setup_teardown(usual_segments, setup, teardown),
+		cmocka_unit_test_setup_teardown(written_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(foreign_contents, setup, teardown),
 		cmocka_unit_test_setup_teardown(in_use, setup, teardown),
