@@ -153,7 +153,7 @@ static struct result ours(struct bench *b, bool loads, bool stores, uint64_t byt
 
 static void open_l2(struct bench *b, bool verify)
 {
-	struct disk_buffer buffer = {b->rig.mem, MEM};
+	struct disk_buffer buffer = {.base = b->rig.mem, .bytes = MEM};
 	struct l2_env env = {.names = b->names, .buffers = &buffer, .nbuffers = 1, .chunk_tokens = 256};
 	struct l2_conf *conf;
 	struct why why = {0};
