@@ -397,9 +397,9 @@ def stages():
 
 def too_small(kind):
     """L1 holds a tenth: what it cannot keep comes back from below, with every byte."""
-    with L2(kind, extra=["--l2-dirty-max-percent", "60"], l1="0.064") as l2, \
-            Engine(l2.d.port, "D2", KV(**dict(MIB4, nb=128)), model="big") as e:
-        prompts = [random_tokens(8 * CHUNK) for _ in range(20)]          # 640 MiB
+    with L2(kind, extra=["--l2-dirty-max-percent", "60"], l1="0.016") as l2, \
+            Engine(l2.d.port, "D2", KV(**dict(MIB4, nl=1, nb=128)), model="big") as e:
+        prompts = [random_tokens(8 * CHUNK) for _ in range(20)]          # 160 MiB
         data = []
         for i, t in enumerate(prompts):
             data.append(e.fill(t, rid="s%d" % i))
