@@ -285,50 +285,13 @@ void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping)
 		atomic_store_explicit(&c->pinged, true, memory_order_relaxed);
 }
 
-/* Its place in s->forms; SESSION_FORMS: none left. */
-static uint32_t form_of(struct ctx_shape *s, const struct ctx *c)
-{
-	uint32_t i = 0;
-
-	while (i < s->nforms && memcmp(s->forms[i].layout, c->object_form, sizeof(c->object_form)) != 0)
-		i++;
-	if (i < s->nforms || i == SESSION_FORMS)
-		return i;
-	s->forms[s->nforms++].object_bytes = c->object_bytes;
-	memcpy(s->forms[i].layout, c->object_form, sizeof(c->object_form));
-	return i;
-}
-
-static void agree(struct ctx_shape *s, const struct ctx *c, uint64_t owner)
-{
-	bool first = !s->object_bytes;
-	uint32_t i = form_of(s, c);
-
-	if (first) {
-		s->object_bytes = c->object_bytes;
-		s->home = c->home;
-	}
-	if (s->object_bytes != c->object_bytes)
-		s->object_bytes = CTX_SIZES_DIFFER;
-	if (!node_same(s->home, c->home))
-		s->home = NODE_UNKNOWN;
-	if (c->owner == owner && i >= s->nown && s->nown < SESSION_FORMS) {
-		uint32_t from = i < s->nforms ? i : i - 1; /* a stranger's gives way */
-		struct session_form own = {.object_bytes = c->object_bytes};
-
-		memcpy(own.layout, c->object_form, sizeof(own.layout));
-		s->forms[from] = s->forms[s->nown];
-		s->forms[s->nown++] = own;
-	}
-}
-
 /* Needs LK_CONTEXTS. */
 static void agree_in_bucket(const struct ctx_registry *r, uint32_t b, struct slice model, uint32_t world_size,
 			    uint64_t owner, struct ctx_shape *s)
 {
 	for (const struct ctx *c = r->bucket[b]; c; c = c->next) {
 		if (c->world_size == world_size && slice_is(model, c->model))
-			agree(s, c, owner);
+			ctx_shape_add(s, c, owner);
 	}
 }
 

@@ -122,6 +122,8 @@ struct ctx_shape {
 };
 void ctx_shape_of(struct ctx_registry *r, struct slice model, uint32_t world_size, uint64_t owner,
 		  struct ctx_shape *out);
+/* One more context; the shape begins with object_bytes, nforms and nown 0. */
+void ctx_shape_add(struct ctx_shape *s, const struct ctx *c, uint64_t owner);
 
 /* Pending transfers; `p` is handed over. A retrieve of the same key replaces the older one, whose locks go back. -ENOENT when the
  * context was dropped meanwhile, -ENOSPC when it has CTX_PENDING_MAX (the caller keeps `p`). */
