@@ -13,7 +13,7 @@ import time
 sys.dont_write_bytecode = True
 from lmclient import SLOW, Daemon, Tap, eq, fork                           # noqa: E402
 from lmkv import unlink_of                                                 # noqa: E402
-from lml2 import Prompts, load, read_journal, verify                       # noqa: E402
+from lml2 import Prompts, flush, load, read_journal, recovered, verify     # noqa: E402
 
 KILLS = int(os.environ.get("LMCA_KILLS", "8"))
 SEED = int(os.environ.get("LMCA_SEED", str(random.SystemRandom().randrange(1 << 30))))
@@ -39,6 +39,7 @@ def one_kill(daemon, chance, first, journal):
     os.waitpid(child, 0)
     unlink_of(child)
     daemon.start()
+    recovered(daemon)
     durable, begun = read_journal(journal)
     durable, begun = {n for n in durable if n >= first}, {n for n in begun if n >= first}
     with Prompts(daemon.port) as prompts:
@@ -79,13 +80,11 @@ def usage():
     daemon = server(folder)
     try:
         load(daemon.port, daemon.http_port, 1, os.path.join(folder, "journal"), stop_after=1.0 * SLOW)
-        before = daemon.wait(lambda: counts(daemon), 5)
-        from lml2 import flush
         flush(daemon.http_port)
         before = counts(daemon)
         daemon.kill()
         daemon.start()
-        daemon.wait(lambda: counts(daemon) == before, 5)
+        recovered(daemon)
         eq(counts(daemon), before, "objects and bytes")
         daemon.close()
     finally:

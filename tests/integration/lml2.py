@@ -63,13 +63,16 @@ class Prompts:
 
 
 def flush(http_port, timeout=30):
-    """Objects that were dropped since the server's start, once all stored before is durable; None when it could not be had."""
+    """Objects that were dropped since the server's start, once all stored before is durable; None when it could not be had, for
+    instance because the server was killed meanwhile."""
     conn = http.client.HTTPConnection("127.0.0.1", http_port, timeout=timeout)
     try:
         conn.request("POST", "/l2/flush")
         reply = conn.getresponse()
         body = json.loads(reply.read())
         return body["dropped"] if reply.status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
     finally:
         conn.close()
 
@@ -93,6 +96,13 @@ def load(port, http_port, first, journal, stop_after=None, on_ack=None, flush_ev
                         on_ack(number - 1)
                 before, begun = now, number
     return number
+
+
+def recovered(daemon, seconds=30):
+    """Waits until every device has loaded what it holds: before, a lookup may miss what is there."""
+    def all_loaded():
+        return all(device["recovered"] for adapter in daemon.status()["storage_manager"]["l2_adapters"] for device in adapter["devices"])
+    assert daemon.wait(all_loaded, seconds), "recovery did not end: " + daemon.log()[-1500:]
 
 
 def read_journal(path):

@@ -68,7 +68,7 @@ def marks(found):
 
 def check_state(found, durable_at, chance):
     from lmclient import Daemon
-    from lml2 import SMALL, Prompts, verify
+    from lml2 import SMALL, Prompts, recovered, verify
     upto = chance.randrange(durable_at[1][0] + 1, len(found) + 1)      # durable_at[0]: of none
     how = {"upto": upto, "drop": chance.choice((0.0, 0.2, 0.5, 0.9, 1.0)), "tear": chance.choice((0.0, 0.3, 0.8)),
            "seed": chance.randrange(1 << 30)}
@@ -81,6 +81,7 @@ def check_state(found, durable_at, chance):
     durable = max((n for i, n in durable_at if i < upto), default=0)
     try:
         with Daemon("--l2-adapter", adapter(disk), l1="0.25") as daemon, Prompts(daemon.port, shares=SMALL) as prompts:
+            recovered(daemon)
             return durable, *verify(prompts, set(range(durable)), set(range(PROMPTS)))
     except Exception as err:
         raise AssertionError("state %r: %s" % (how, err)) from err
