@@ -254,6 +254,48 @@ static void memory_runs_out(void **state)
 	l2_conf_free(c);
 }
 
+/* Lines with `word` among what was logged meanwhile. */
+static uint32_t lines_with(const char *word, void (*work)(struct rx *x), struct rx *x)
+{
+	char text[4096] = "";
+	FILE *f = tmpfile();
+	int before = dup(2);
+	uint32_t n = 0;
+	assert_non_null(f);
+	dup2(fileno(f), 2);
+	work(x);
+	dup2(before, 2);
+	close(before);
+	rewind(f);
+	while (fgets(text, sizeof(text), f))
+		n += strstr(text, word) != NULL;
+	fclose(f);
+	return n;
+}
+
+static void fitting(struct rx *x)
+{
+	for (uint64_t i = 0; i < 3; i++)
+		assert_int_equal(fx_store(x->a, rx_key(x, i), i, 2 * MIB - 8192), 0);
+}
+
+static void wasting(struct rx *x)
+{
+	for (uint64_t i = 10; i < 13; i++)
+		assert_int_equal(fx_store(x->a, rx_key(x, i), i, 3 * MIB), 0);
+}
+
+static void objects_large_for_a_segment_are_told_once(void **state)
+{
+	(void)state;
+	struct rx x;
+	rx_make(&x, 1, 64 * MIB, "");
+	rx_recovered(x.a);
+	assert_int_equal(lines_with("larger segments", fitting, &x), 0);
+	assert_int_equal(lines_with("--segment-size 24M", wasting, &x), 1);
+	rx_free(&x);
+}
+
 /* ---- kill -9 ------------------------------------------------------------------------------------------------------------------------ */
 
 /* The child tells each object that a flush has covered; after SIGKILL every one of them is there, with its bytes. */
@@ -323,6 +365,7 @@ int main(void)
 		cmocka_unit_test(the_queue_has_an_end),
 		cmocka_unit_test(what_lies_there),
 		cmocka_unit_test(memory_runs_out),
+		cmocka_unit_test(objects_large_for_a_segment_are_told_once),
 		cmocka_unit_test(killed),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -239,6 +239,37 @@ static void early(void **state)
 	box_end(&b);
 }
 
+/* An owner that has nothing else to do waits long in each turn; recovery must not sleep through that, neither between summaries nor at the
+ * end of a segment that is read whole. */
+static void recovery_never_sleeps(void **state)
+{
+	struct box b;
+	uint64_t begin;
+
+	(void)state;
+	/* All that is asked for is there at the same moment: several turns of work, and nothing left to wait for. */
+	struct disk_sim_conf sim = {
+		.bytes = 140 << 20, .seed = 1, .read_ns = 80000, .write_ns = 1000, .bytes_per_ns = 1000000};
+	box_make(&b, &sim, 32 << 20);
+	box_open(&b);
+	for (uint32_t i = 0; i < 1500; i++)
+		assert_int_equal(box_put(&b, i, 8000), 0);
+	assert_int_equal(box_flush(&b), 0);
+	disk_sim_kill(b.sim);
+	assert_int_equal(seg_close(b.s, 0), 0);
+	for (int life = 0; life < 2; life++) { /* with open segments, and without */
+		assert_int_equal(box_try_open(&b), 0);
+		begin = disk_now(b.conf.disk);
+		while (!seg_recovered(b.s))
+			seg_run(b.s, 1000000000);
+		assert_true(disk_now(b.conf.disk) - begin < 100000000);
+		assert_int_equal(box_stats(&b).objects, 1500);
+		assert_int_equal(box_stats(&b).scanned_segments != 0, life == 0);
+		box_close(&b);
+	}
+	box_end(&b);
+}
+
 static void close_at_once(void **state)
 {
 	struct box b;
@@ -334,7 +365,7 @@ int main(void)
 		cmocka_unit_test(round_trip), cmocka_unit_test(refused),       cmocka_unit_test(given_sums),
 		cmocka_unit_test(at_once),    cmocka_unit_test(removal),       cmocka_unit_test(clear),
 		cmocka_unit_test(listing),    cmocka_unit_test(early),         cmocka_unit_test(close_at_once),
-		cmocka_unit_test(no_memory),  cmocka_unit_test(no_allocation),
+		cmocka_unit_test(no_memory),  cmocka_unit_test(no_allocation), cmocka_unit_test(recovery_never_sleeps),
 	};
 
 	return cmocka_run_group_tests_name("segment store", tests, NULL, NULL);
