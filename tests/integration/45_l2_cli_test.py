@@ -191,7 +191,7 @@ def block_device():
     os.makedirs(mount, exist_ok=True)
     try:
         l2("format", p, "--force", rc=1, says="a loop device is made of it")
-        eq(l2_json("format", loop)["segments"], 60, "segments")
+        eq(l2_json("format", loop)["segments"], 16, "segments")
         l2("verify", loop)
         subprocess.run(["mkfs.ext4", "-q", "-F", loop], check=True)
         l2("format", loop, rc=1, says="ext4 file system")
