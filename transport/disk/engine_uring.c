@@ -16,6 +16,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
 #define SPARE 4u /* entries beside the sub-IOs: the poll of the eventfd */
 
 struct uring {
@@ -227,12 +231,30 @@ static int uring_fix(void *engine, uint32_t index, void *base, uint64_t bytes, s
 	return rc < 0 ? why_not_fixed(rc, why) : 0;
 }
 
+/* liburing maps and unmaps a ring by system calls of its own, which ThreadSanitizer does not see: a ring at the address where another
+ * thread's was before looks to it like the same memory. The kernel gives an address away only after it got it back; that order is what
+ * these two tell. */
+#ifdef __SANITIZE_THREAD__
+static char ring_addresses;
+#define RING_MAPPED()   __tsan_acquire(&ring_addresses)
+#define RING_UNMAPPED() __tsan_release(&ring_addresses)
+#else
+#define RING_MAPPED()   ((void)0)
+#define RING_UNMAPPED() ((void)0)
+#endif
+
+static void unmap_ring(struct io_uring *ring)
+{
+	RING_UNMAPPED();
+	io_uring_queue_exit(ring);
+}
+
 /* A ring is torn down some time after it was closed, and until then holds the files registered with it. Out of there first, so that
  * the disk can be opened again at once; where the caller is not the ring's issuer that is refused, and disk_open waits a bit. */
 static void ring_exit(struct uring *u)
 {
 	io_uring_unregister_files(&u->ring);
-	io_uring_queue_exit(&u->ring);
+	unmap_ring(&u->ring);
 }
 
 static void uring_close(void *engine, bool leak)
@@ -297,12 +319,13 @@ static int try_ring(struct why *why)
 
 	if (rc < 0)
 		return why_refused(rc, why);
+	RING_MAPPED();
 	sqe = io_uring_get_sqe(&ring);
 	io_uring_prep_nop(sqe);
 	rc = io_uring_submit(&ring);
 	if (rc == 1)
 		rc = io_uring_wait_cqe(&ring, &cqe);
-	io_uring_queue_exit(&ring);
+	unmap_ring(&ring);
 	return rc < 0 ? why_refused(rc, why) : 0;
 }
 
@@ -319,9 +342,10 @@ static int make_ring(struct uring *u, uint32_t entries, struct why *why)
 		rc = io_uring_queue_init_params(entries, &u->ring, &p);
 		if (rc)
 			continue;
+		RING_MAPPED();
 		u->deferred = flags[i] != 0;
 		if (!(p.features & IORING_FEAT_EXT_ARG)) {
-			io_uring_queue_exit(&u->ring);
+			unmap_ring(&u->ring);
 			return why_set(why, -EOPNOTSUPP, "this kernel's io_uring is too old: 5.11 or newer is needed");
 		}
 	}
