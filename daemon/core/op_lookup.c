@@ -26,6 +26,19 @@ static uint16_t locks_wanted(const struct wire_req *r)
 	return (uint16_t)(n > MAX_LOCKS ? MAX_LOCKS : n);
 }
 
+/* What its engine's objects look like; `shape` stays as long as `l`. */
+static void want_shape(const struct exec *e, struct session_lookup *l, struct ctx_shape *shape)
+{
+	ctx_shape_of(e->srv->contexts, l->model, l->world_size, e->owner, shape);
+	if (!shape->object_bytes)
+		return;
+	l->object_bytes = shape->object_bytes;
+	l->forms = shape->forms;
+	l->nforms = shape->nforms;
+	l->nown = shape->nown;
+	l->node = shape->home;
+}
+
 void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	struct server *srv = e->srv;
@@ -43,16 +56,8 @@ void op_lookup(struct exec *e, struct wire_req *r, struct outcome *o)
 	struct why why;
 	int err;
 
-	shape.object_bytes = 0;
 	if (l.locks)
-		ctx_shape_of(srv->contexts, l.model, l.world_size, e->owner, &shape);
-	if (shape.object_bytes) {
-		l.object_bytes = shape.object_bytes;
-		l.forms = shape.forms;
-		l.nforms = shape.nforms;
-		l.nown = shape.nown;
-		l.node = shape.home;
-	}
+		want_shape(e, &l, &shape);
 	err = sessions_lookup(srv->sessions, &l, &hits);
 	if (err || !l.locks) {
 		why_set(&why, err ? err : -EINVAL,
