@@ -13,6 +13,12 @@ lab = LabTest("--node cpus=2,mem=1792 --nvme size=256M,serial=GOOD --nvme size=2
 STALL = 1.0
 PROMPTS = 8
 SLACK = 1.5         # seconds that an emulated guest may take beside the deadline
+# While somebody still holds the old one open, the drive that came back is nvme1n2 of nvme2.
+NAME_AGAIN = """for c in /sys/class/nvme/nvme*; do
+    name=$(ls "$c" | grep -E '^nvme[0-9]+n[0-9]+$')
+    [ "$(tr -d ' ' <"$c/serial")" = BAD ] && [ -b "/dev/$name" ] && ln -sfn "../$name" /dev/lab/BAD-n1 && exit 0
+done
+exit 1"""
 ADAPTER = {"type": "raw_block", "device_paths": ["/dev/lab/GOOD-n1", "/dev/lab/BAD-n1"], "segment_bytes": 16 << 20}
 
 
@@ -62,8 +68,7 @@ def server():
 def put_back(qmp):
     """Without udev nobody else gives the drive its name again."""
     plug(qmp, lab.lab.machine, "nvme1")
-    lab.wait(lambda: lab.run('for c in /sys/class/nvme/nvme*; do [ "$(tr -d " " <$c/serial)" = BAD ] && [ -b /dev/${c##*/}n1 ] && '
-                             'ln -sfn ../${c##*/}n1 /dev/lab/BAD-n1 && exit 0; done; exit 1').rc == 0, 30, "the drive")
+    lab.wait(lambda: lab.run(NAME_AGAIN).rc == 0, 30, "the drive")
 
 
 def bad(qmp):
