@@ -17,7 +17,7 @@ from lml2 import Prompts, flush, load, read_journal, recovered, verify     # noq
 
 KILLS = int(os.environ.get("LMCA_KILLS", "8"))
 SEED = int(os.environ.get("LMCA_SEED", str(random.SystemRandom().randrange(1 << 30))))
-FRESH_EVERY = 25        # kills until a new store, so that nothing durable has to be evicted
+FRESH_EVERY = 8         # kills until a new store, so that nothing durable has to be evicted
 tap = Tap()
 
 
