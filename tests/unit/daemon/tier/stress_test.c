@@ -58,6 +58,10 @@ static bool on_loaded(void *ctx, uint64_t id, const struct tier_result *r, const
 	/* A call that ran when its job was cancelled. */
 	if (l->id != id || !atomic_compare_exchange_strong(&l->state, &waits, DELIVERING))
 		return false;
+	if (l->id != id) { /* its slot went to the next job between the two */
+		l->state = WAITS;
+		return false;
+	}
 	for (uint32_t i = 0; i < r->objects; i++) {
 		struct store_hash h = key(l->first + i);
 		if (!fake_check(store_ptr(s->x.f.s, objs[i]), store_bytes(s->x.f.s, objs[i]), &h) ||
