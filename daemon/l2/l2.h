@@ -101,8 +101,8 @@ struct l2 {
 /* What the server lends to adapters. */
 struct l2_env {
 	struct seg_names *names;
-	const struct disk_buffer
-		*buffers; /* the arena, to be registered as it grows; what they point to stays until close */
+	const struct disk_buffer *
+		buffers; /* the arena, to be registered as it grows; the list is copied, what it points to stays until close */
 	uint32_t nbuffers;
 	uint32_t chunk_tokens;
 	/* Called by a thread of an adapter for itself, first and last: names it and keeps it near `node`. Each may be NULL. */

@@ -78,6 +78,7 @@ void raw_free(struct raw *r)
 		free_device(&r->device[i]);
 	pthread_cond_destroy(&r->started);
 	lk_destroy(&r->started_lk);
+	mem_free((void *)r->env.buffers);
 	mem_free(r);
 }
 
@@ -168,6 +169,15 @@ static int start(struct raw *r, struct why *why)
 	return 0;
 }
 
+static int keep_buffers(struct raw *r)
+{
+	struct disk_buffer *own = mem_calloc(r->env.nbuffers + 1, sizeof(*own));
+	if (own && r->env.nbuffers)
+		memcpy(own, r->env.buffers, r->env.nbuffers * sizeof(*own));
+	r->env.buffers = own;
+	return own ? 0 : -ENOMEM;
+}
+
 static int make(const struct l2_conf *c, const struct l2_env *env, const struct raw_opener *opener, struct l2 **out,
 		struct why *why)
 {
@@ -183,6 +193,9 @@ static int make(const struct l2_conf *c, const struct l2_env *env, const struct 
 	take_conf(r, c);
 	lk_init(&r->started_lk, LK_QUEUE);
 	pthread_cond_init(&r->started, NULL);
+	rc = keep_buffers(r);
+	if (rc)
+		why_set(why, rc, "out of memory");
 	for (uint32_t i = 0; i < n && !rc; i++) {
 		const char *path = l2_conf_has(c, "device_paths") ? l2_conf_item(c, "device_paths", i)
 								  : l2_conf_text(c, "device_path");

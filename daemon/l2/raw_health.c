@@ -171,7 +171,9 @@ static void probe_done(struct disk_io *io)
 		return;
 	}
 	d->probe_sent = false;
-	if (io->result == -ENODEV || io->result == -ENXIO)
+	/* Kernel 6.1 answers plain -EIO for a drive that was pulled out. */
+	if (io->result == -ENODEV || io->result == -ENXIO ||
+	    (io->result && d->seg && disk_left(disk_facts(seg_disk(d->seg)))))
 		breaker_gone(&d->breaker, now);
 	if (io->result)
 		d->last_error = io->result;

@@ -89,7 +89,7 @@ struct raw_opener {
 
 struct raw {
 	struct l2 l2;
-	struct l2_env env;
+	struct l2_env env; /* its buffers are ours: a device that comes back is opened with them again */
 	struct raw_opener opener;
 	/* from the configuration */
 	enum disk_engine engine;

@@ -38,12 +38,17 @@ struct disk_facts {
 	bool volatile_cache;   /* queue/write_cache says write back (or nothing): durable only after a flush */
 	bool can_discard;
 	bool rotational;
-	node_id node; /* of the controller; unknown where nothing says it */
+	uint64_t device; /* its number while it is open, if a block device; 0: not known */
+	node_id node;    /* of the controller; unknown where nothing says it */
 	char model[64], serial[64], scheduler[32];
 };
 
 /* Looks without opening for IO. 0 or -errno. */
 int disk_probe(const char *path, struct disk_facts *f, struct why *why);
+
+/* True when the block device that was opened has left the machine: what is read from it fails with whatever error the kernel likes. Two
+ * system calls. */
+bool disk_left(const struct disk_facts *f);
 
 /* ---- opening --------------------------------------------------------------------------------------------------------- */
 

@@ -209,6 +209,7 @@ int disk_facts_of_fd(int fd, struct disk_facts *f, struct why *why)
 			return why_set(why, -errno, "%s: %s", f->path, strerror(errno));
 		if (block > 0)
 			f->logical_block = (uint32_t)block;
+		f->device = st.st_rdev;
 	} else {
 		bytes = (uint64_t)st.st_size;
 #ifdef STATX_DIOALIGN
@@ -222,4 +223,12 @@ int disk_facts_of_fd(int fd, struct disk_facts *f, struct why *why)
 	}
 	f->bytes = bytes / DISK_ALIGN * DISK_ALIGN;
 	return refuse_coarse(f, why);
+}
+
+bool disk_left(const struct disk_facts *f)
+{
+	char path[64];
+
+	snprintf(path, sizeof path, "/sys/dev/block/%u:%u", major(f->device), minor(f->device));
+	return f->device && access(path, F_OK) && errno == ENOENT && !access("/sys/dev/block", F_OK);
 }
