@@ -2,6 +2,7 @@
 #ifndef TESTS_RAW_FIXTURE_H
 #define TESTS_RAW_FIXTURE_H
 
+#include "daemon/base/check.h"
 #include "tests/unit/daemon/l2/fake_disk.h"
 #include "tests/unit/daemon/l2/l2_fixture.h"
 
@@ -19,9 +20,18 @@ struct rx {
 	struct l2 *a;
 };
 
+#define RX_ARENA (1u << 20)
+static inline void *rx_arena(void)
+{
+	static _Alignas(4096) uint8_t arena[RX_ARENA];
+	return arena;
+}
+
 static inline int rx_open(void *ctx, uint32_t index, const struct disk_conf *conf, struct disk **out, struct why *why)
 {
 	struct rx *x = ctx;
+	/* Also when a device is opened again, long after the list that create was given went away. */
+	check(conf->nbuffers == 2 && conf->buffers[0].base == rx_arena() && conf->buffers[0].bytes == RX_ARENA);
 	return fake_open(&x->disk[index], conf, out, why);
 }
 
@@ -30,7 +40,8 @@ static inline void rx_start(struct rx *x, const char *more)
 {
 	char json[1024], paths[512] = "";
 	struct raw_opener opener = {x, rx_open};
-	struct l2_env env = {.names = x->names, .chunk_tokens = 256};
+	struct disk_buffer buffer = {.base = rx_arena(), .bytes = RX_ARENA};
+	struct l2_env env = {.names = x->names, .buffers = &buffer, .nbuffers = 1, .chunk_tokens = 256};
 	struct why why = {0};
 	for (uint32_t i = 0; i < x->n; i++)
 		snprintf(paths + strlen(paths), sizeof(paths) - strlen(paths), "%s\"%s\"", i ? ", " : "",
@@ -39,6 +50,7 @@ static inline void rx_start(struct rx *x, const char *more)
 	struct l2_conf *c = fx_conf(json);
 	int rc = l2_raw_create_with(c, &env, &opener, &x->a, &why);
 	l2_conf_free(c);
+	buffer = (struct disk_buffer){0};
 	if (rc)
 		fail_msg("%s", why.text);
 }
