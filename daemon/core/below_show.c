@@ -9,26 +9,25 @@
 
 /* ---- metrics ------------------------------------------------------------------------------------------------------- */
 
-static void on_stored(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes, uint64_t ns)
+static void meter(struct server *srv, metric_series done, metric_series gbs, uint64_t bytes, uint64_t ns)
 {
-	struct server *srv = ctx;
-	const struct below_series *s = &srv->l2_series[adapter];
-
-	(void)objects;
-	metric_series_add(srv->metrics, s->stored, 1);
+	metric_series_add(srv->metrics, done, 1);
 	if (bytes && ns)
-		metric_series_observe(srv->metrics, s->store_gbs, (double)bytes / (double)ns);
+		metric_series_observe(srv->metrics, gbs, (double)bytes / (double)ns);
 }
 
-static void on_loaded(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes, uint64_t ns)
+static void on_stored(void *ctx, uint32_t adapter, uint64_t bytes, uint64_t ns)
 {
 	struct server *srv = ctx;
-	const struct below_series *s = &srv->l2_series[adapter];
 
-	(void)objects;
-	metric_series_add(srv->metrics, s->loaded, 1);
-	if (bytes && ns)
-		metric_series_observe(srv->metrics, s->load_gbs, (double)bytes / (double)ns);
+	meter(srv, srv->l2_series[adapter].stored, srv->l2_series[adapter].store_gbs, bytes, ns);
+}
+
+static void on_loaded(void *ctx, uint32_t adapter, uint64_t bytes, uint64_t ns)
+{
+	struct server *srv = ctx;
+
+	meter(srv, srv->l2_series[adapter].loaded, srv->l2_series[adapter].load_gbs, bytes, ns);
 }
 
 static metric_series one(struct server *srv, enum metric_id id, const struct slice *labels, uint32_t n)
@@ -38,7 +37,7 @@ static metric_series one(struct server *srv, enum metric_id id, const struct sli
 
 void below_meter(struct server *srv)
 {
-	struct tier_meter meter = {srv, on_stored, on_loaded, below_counted};
+	struct tier_meter m = {srv, on_stored, on_loaded, below_counted};
 
 	for (uint32_t i = 0; i < srv->nl2; i++) {
 		struct below_series *s = &srv->l2_series[i];
@@ -62,7 +61,7 @@ void below_meter(struct server *srv)
 		s->read = one(srv, M_L2_READ_BYTES, l, 2);
 		s->written = one(srv, M_L2_WRITTEN_BYTES, l, 2);
 	}
-	tier_meter(srv->tier, &meter);
+	tier_meter(srv->tier, &m);
 }
 
 static void refresh_tier(struct server *srv)

@@ -30,36 +30,6 @@ static void find_here(struct l2 *a, struct l2_find *q)
 	q->done(q);
 }
 
-static void find_outside(struct l2 *a, struct l2_find *q)
-{
-	l2_pool_find(of(a)->pool, q);
-}
-
-static void do_load(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_LOAD, io);
-}
-
-static void do_store(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_STORE, io);
-}
-
-static void do_remove(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_REMOVE, io);
-}
-
-static void do_clear(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_CLEAR, io);
-}
-
-static void do_flush(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_FLUSH, io);
-}
-
 /* Those whose layout is known, in the order of the index's slots; the cursor is the last one told. */
 static uint32_t list(struct l2 *a, uint64_t *cursor, struct l2_list_entry *out, uint32_t max)
 {
@@ -95,7 +65,7 @@ static void stats(struct l2 *a, struct l2_stats *out)
 	else
 		snprintf(out->state, sizeof(out->state), "ok");
 	lk_unlock(&f->lk);
-	l2_pool_counts(f->pool, &out->in_flight_loads, &out->in_flight_stores, &out->queued);
+	l2_pool_counts(f->on.pool, &out->in_flight_loads, &out->in_flight_stores, &out->queued);
 }
 
 static json_t *describe(struct l2 *a)
@@ -141,20 +111,20 @@ static void do_close(struct l2 *a, uint32_t wait_ms)
 	now = clock_ms();
 	left = now + 100 < until ? (uint32_t)(until - now) : 100;
 	/* a scan that hangs may still ask the pool for something */
-	if (scanned && l2_pool_stop(f->pool, left))
+	if (scanned && l2_pool_stop(f->on.pool, left))
 		destroy(f);
 	else if (!scanned)
-		l2_pool_abandon(f->pool, left);
+		l2_pool_abandon(f->on.pool, left);
 }
 
 static const struct l2_ops fs_ops = {
 	.local = true,
 	.find = find_here,
-	.load = do_load,
-	.store = do_store,
-	.remove = do_remove,
-	.clear = do_clear,
-	.flush = do_flush,
+	.load = l2_pooled_load,
+	.store = l2_pooled_store,
+	.remove = l2_pooled_remove,
+	.clear = l2_pooled_clear,
+	.flush = l2_pooled_flush,
 	.list = list,
 	.stats = stats,
 	.describe = describe,
@@ -248,12 +218,12 @@ static int start_threads(struct fs *f, const struct l2_conf *c, const struct l2_
 
 	if (p.threads > MAX_THREADS)
 		p.threads = MAX_THREADS;
-	int rc = l2_pool_start(&p, &f->pool, why);
+	int rc = l2_pool_start(&p, &f->on.pool, why);
 	if (rc)
 		return rc;
 	rc = fs_scan_start(f, why);
 	if (rc)
-		l2_pool_stop(f->pool, 10000);
+		l2_pool_stop(f->on.pool, 10000);
 	return rc;
 }
 
@@ -273,8 +243,8 @@ int l2_fs_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **
 	read_conf(f, c);
 	f->ops.local = !f->shared;
 	if (f->shared)
-		f->ops.find = find_outside;
-	f->l2.ops = &f->ops;
+		f->ops.find = l2_pooled_find;
+	f->on.l2.ops = &f->ops;
 	f->base_path = mem_strndup(l2_conf_text(c, "base_path"), strlen(l2_conf_text(c, "base_path")));
 	rc = getrandom(seed, sizeof(seed), 0) == (ssize_t)sizeof(seed) ? 0 : -EIO;
 	if (!rc && (!f->base_path || fs_index_init(&f->index, seed[0])))
@@ -291,6 +261,6 @@ int l2_fs_create(const struct l2_conf *c, const struct l2_env *env, struct l2 **
 		destroy(f);
 		return rc;
 	}
-	*out = &f->l2;
+	*out = &f->on.l2;
 	return 0;
 }

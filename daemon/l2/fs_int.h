@@ -101,10 +101,9 @@ void fs_entry_drop(struct fs_index *ix, uint32_t id);
 enum fs_sync { FS_SYNC_NEVER, FS_SYNC_FLUSH, FS_SYNC_ALWAYS };
 
 struct fs {
-	struct l2 l2;
+	struct l2_pooled on;
 	struct l2_ops ops;
 	struct lk lk; /* LK_L2: everything below, but what is constant */
-	struct l2_pool *pool;
 	pthread_t scanner;
 	/* constant */
 	struct seg_names *names;

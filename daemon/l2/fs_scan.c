@@ -173,7 +173,7 @@ static void *scan_main(void *arg)
 	log_info("%s: %llu objects, %.3f GiB; %llu files of others, %llu half written ones removed", f->base_path,
 		 (unsigned long long)s.files, (double)used / (double)(1u << 30), (unsigned long long)s.ignored,
 		 (unsigned long long)s.tmps);
-	l2_pool_release_stores(f->pool);
+	l2_pool_release_stores(f->on.pool);
 	return NULL;
 }
 

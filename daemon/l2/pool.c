@@ -423,3 +423,40 @@ bool l2_pool_stop(struct l2_pool *p, uint32_t wait_ms)
 	mem_free(p);
 	return true;
 }
+
+/* ---- adapters that only hand their work on --------------------------------------------------------------------------------- */
+
+static struct l2_pool *pool_of(struct l2 *a)
+{
+	return ((struct l2_pooled *)a)->pool;
+}
+
+void l2_pooled_find(struct l2 *a, struct l2_find *f)
+{
+	l2_pool_find(pool_of(a), f);
+}
+
+void l2_pooled_load(struct l2 *a, struct l2_io *io)
+{
+	l2_pool_io(pool_of(a), L2_WORK_LOAD, io);
+}
+
+void l2_pooled_store(struct l2 *a, struct l2_io *io)
+{
+	l2_pool_io(pool_of(a), L2_WORK_STORE, io);
+}
+
+void l2_pooled_remove(struct l2 *a, struct l2_io *io)
+{
+	l2_pool_io(pool_of(a), L2_WORK_REMOVE, io);
+}
+
+void l2_pooled_clear(struct l2 *a, struct l2_io *io)
+{
+	l2_pool_io(pool_of(a), L2_WORK_CLEAR, io);
+}
+
+void l2_pooled_flush(struct l2 *a, struct l2_io *io)
+{
+	l2_pool_io(pool_of(a), L2_WORK_FLUSH, io);
+}

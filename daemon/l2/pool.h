@@ -43,6 +43,18 @@ struct l2_pool;
 int l2_pool_start(const struct l2_pool_conf *conf, struct l2_pool **out, struct why *why);
 void l2_pool_io(struct l2_pool *p, enum l2_work kind, struct l2_io *io);
 void l2_pool_find(struct l2_pool *p, struct l2_find *f);
+/* An adapter that only hands its work on: its struct begins with this, and its l2_ops name these. */
+struct l2_pooled {
+	struct l2 l2;
+	struct l2_pool *pool;
+};
+void l2_pooled_find(struct l2 *a, struct l2_find *f);
+void l2_pooled_load(struct l2 *a, struct l2_io *io);
+void l2_pooled_store(struct l2 *a, struct l2_io *io);
+void l2_pooled_remove(struct l2 *a, struct l2_io *io);
+void l2_pooled_clear(struct l2 *a, struct l2_io *io);
+void l2_pooled_flush(struct l2 *a, struct l2_io *io);
+
 void l2_pool_release_stores(struct l2_pool *p);
 /* queued includes what is under way. */
 void l2_pool_counts(struct l2_pool *p, uint64_t *loads, uint64_t *stores, uint64_t *queued);

@@ -16,36 +16,6 @@ static struct resp *of(struct l2 *a)
 
 /* ---- operations ---------------------------------------------------------------------------------------------------------- */
 
-static void do_find(struct l2 *a, struct l2_find *q)
-{
-	l2_pool_find(of(a)->pool, q);
-}
-
-static void do_load(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_LOAD, io);
-}
-
-static void do_store(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_STORE, io);
-}
-
-static void do_remove(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_REMOVE, io);
-}
-
-static void do_clear(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_CLEAR, io);
-}
-
-static void do_flush(struct l2 *a, struct l2_io *io)
-{
-	l2_pool_io(of(a)->pool, L2_WORK_FLUSH, io);
-}
-
 /* What was stored since the start, in the order of the index's slots; the cursor is the last one told. */
 static uint32_t list(struct l2 *a, uint64_t *cursor, struct l2_list_entry *out, uint32_t max)
 {
@@ -78,7 +48,7 @@ static void stats(struct l2 *a, struct l2_stats *out)
 		 : r->connected ? "ok"
 				: "not connected yet");
 	lk_unlock(&r->lk);
-	l2_pool_counts(r->pool, &out->in_flight_loads, &out->in_flight_stores, &out->queued);
+	l2_pool_counts(r->on.pool, &out->in_flight_loads, &out->in_flight_stores, &out->queued);
 }
 
 static json_t *describe(struct l2 *a)
@@ -112,19 +82,19 @@ static void do_close(struct l2 *a, uint32_t wait_ms)
 	for (stats(a, &n); n.queued && clock_ms() < drained; stats(a, &n))
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 	uint64_t now = clock_ms();
-	if (l2_pool_stop(r->pool, now + 100 < until ? (uint32_t)(until - now) : 100))
+	if (l2_pool_stop(r->on.pool, now + 100 < until ? (uint32_t)(until - now) : 100))
 		destroy(r);
 }
 
 static const struct l2_ops resp_ops = {
 	.type = "resp",
 	.local = false,
-	.find = do_find,
-	.load = do_load,
-	.store = do_store,
-	.remove = do_remove,
-	.clear = do_clear,
-	.flush = do_flush,
+	.find = l2_pooled_find,
+	.load = l2_pooled_load,
+	.store = l2_pooled_store,
+	.remove = l2_pooled_remove,
+	.clear = l2_pooled_clear,
+	.flush = l2_pooled_flush,
 	.list = list,
 	.stats = stats,
 	.describe = describe,
@@ -195,19 +165,19 @@ int l2_resp_create(const struct l2_conf *c, const struct l2_env *env, struct l2 
 	if (!r)
 		return why_set(why, -ENOMEM, "out of memory");
 	lk_init(&r->lk, LK_L2);
-	r->l2.ops = &resp_ops;
+	r->on.l2.ops = &resp_ops;
 	r->names = env->names;
 	r->nworkers = n;
 	int rc = prepare(r, c, why);
 	if (!rc) {
 		const struct l2_pool_conf p = {
 			.env = env, .name = "lmca-resp", .threads = n, .run = resp_run, .ctx = r};
-		rc = l2_pool_start(&p, &r->pool, why);
+		rc = l2_pool_start(&p, &r->on.pool, why);
 	}
 	if (rc) {
 		destroy(r);
 		return rc;
 	}
-	*out = &r->l2;
+	*out = &r->on.l2;
 	return 0;
 }

@@ -83,9 +83,8 @@ struct resp_worker {
 };
 
 struct resp {
-	struct l2 l2;
+	struct l2_pooled on;
 	struct lk lk; /* LK_L2: from `index` on */
-	struct l2_pool *pool;
 	struct seg_names *names;
 	struct resp_server server;
 	char *texts[3];

@@ -437,7 +437,7 @@ static int clear_all_op(struct resp *r, struct resp_worker *w, struct l2_job *jo
 			int rc = scan_some(r, w, &s);
 			if (!rc)
 				rc = remove_found(r, w, &s);
-			if (!rc && l2_pool_stopping(r->pool))
+			if (!rc && l2_pool_stopping(r->on.pool))
 				rc = -ECANCELED;
 			if (rc)
 				return rc;

@@ -252,7 +252,7 @@ void load_done(struct tier *t, struct load *l, uint64_t now_ns)
 		add(&t->n.loaded_objects, 1);
 		tally(t, TIER_COUNT_LOADED, l->io.key.name, 1);
 		if (t->meter.loaded)
-			t->meter.loaded(t->meter.ctx, l->lane, 1, l->io.bytes, now_ns - l->io.submitted_ns);
+			t->meter.loaded(t->meter.ctx, l->lane, l->io.bytes, now_ns - l->io.submitted_ns);
 		ok = make_readable(t, l, now_ns / 1000000);
 	} else {
 		add(&t->n.load_failed, 1);

@@ -72,10 +72,8 @@ void tier_destroy(struct tier *t, uint32_t wait_ms);
 
 /* ---- storing ----------------------------------------------------------------------------------------------------------- */
 
-/* Whether the tier takes any of n objects of `bytes` now; the caller then commits them with store_commit_locked and hands them over.
- * What does not fit by then is given back at once and counted. */
-bool tier_accepts(struct tier *t, uint32_t n, uint64_t bytes);
-/* objs[i] (0 skipped) are readable and locked once for the tier, which gives the lock back. name: seg name of these objects. */
+/* objs[i] (0 skipped) are readable and locked once for the tier, which gives the lock back; at once, and counted as dropped, when too
+ * much is waiting already. name: seg name of these objects. */
 void tier_store(struct tier *t, uint32_t name, const struct store_hash *hashes, const store_obj *objs, uint32_t n);
 /* A lookup hit these, which it holds locked: with second-touch admission some are written now. Nothing otherwise. */
 void tier_touched(struct tier *t, uint32_t name, const struct store_hash *hashes, const store_obj *objs, uint32_t n);
@@ -139,11 +137,11 @@ enum tier_count {
 	TIER_COUNTS
 };
 
-/* Per adapter: objects stored and loaded and their speed, for metrics: called on the tier's thread. NULL: none. */
+/* Per adapter and object: bytes stored or loaded and the time it took, for metrics: called on the tier's thread. NULL: none. */
 struct tier_meter {
 	void *ctx;
-	void (*stored)(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes, uint64_t ns);
-	void (*loaded)(void *ctx, uint32_t adapter, uint32_t objects, uint64_t bytes, uint64_t ns);
+	void (*stored)(void *ctx, uint32_t adapter, uint64_t bytes, uint64_t ns);
+	void (*loaded)(void *ctx, uint32_t adapter, uint64_t bytes, uint64_t ns);
 	/* n objects of that number in the names table. NULL: not wanted. Any thread that calls the tier, with its locks held. */
 	void (*counted)(void *ctx, enum tier_count what, uint32_t name, uint32_t n);
 };

@@ -10,6 +10,7 @@
 #include "daemon/base/lock.h"
 #include "daemon/base/log.h"
 #include "daemon/tier/sketch_int.h"
+#include "daemon/tier/room_int.h"
 #include "daemon/tier/tier.h"
 
 #include <pthread.h>

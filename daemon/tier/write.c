@@ -211,7 +211,7 @@ static void count(struct tier *t, const struct copy *c, uint64_t now_ns)
 		add(&t->n.stored_objects, 1);
 		tally(t, TIER_COUNT_STORED, it->name, 1);
 		if (t->meter.stored)
-			t->meter.stored(t->meter.ctx, c->lane, 1, it->bytes, now_ns - c->io.submitted_ns);
+			t->meter.stored(t->meter.ctx, c->lane, it->bytes, now_ns - c->io.submitted_ns);
 		break;
 	case -EEXIST:
 		it->stored = true;

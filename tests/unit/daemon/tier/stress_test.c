@@ -2,6 +2,7 @@
  * small, adapters that fail, reorder and are slow. Every byte that is delivered is checked, and at the end nothing may be left
  * behind. Run under TSan and ASan as well.
  */
+#include "daemon/tier/room_int.h"
 #include "tests/unit/daemon/tier/fixture.h"
 
 #define THREADS 6u

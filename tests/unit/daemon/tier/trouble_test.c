@@ -1,6 +1,7 @@
 /* trouble_test.c - prefetches that do not go well: deadlines, failures, no room, contention, cancellation, and the end with an adapter
  * that hangs. What is delivered is always a prefix of locked objects with the right bytes, and nothing stays behind.
  */
+#include "daemon/tier/room_int.h"
 #include "tests/unit/daemon/tier/fixture.h"
 
 #include "daemon/base/mem.h"

@@ -1,4 +1,5 @@
 /* write_test.c - objects on their way down: every adapter, every answer, and what becomes of L1. */
+#include "daemon/tier/room_int.h"
 #include "tests/unit/daemon/tier/fixture.h"
 
 static void test_01_every_adapter_gets_every_object(void **state)
