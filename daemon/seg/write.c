@@ -10,6 +10,7 @@
 #define SPACE_WAIT_NS 1000000000u /* a write waits so long for a clean segment, then it is dropped */
 #define FAILING_NS    10000000u   /* since the last write error */
 #define NO_SEGMENT    UINT32_MAX
+#define SUM_BYTES     (1u << 20) /* summed up in one step, and the rest of the last object */
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------- */
 
@@ -399,8 +400,12 @@ static bool start_write(struct writer *w, struct seg_op *op)
 	if (!w->nfree || !write_index_room(w, 1))
 		return false;
 	if (!op->parts) {
-		if (!op->sums[0])
+		if (!op->sums[0]) {
+			if (w->summed >= SUM_BYTES)
+				return false; /* next turn: first the device hears of those before */
 			crc32c_blocks(op->mem, op->bytes, op->sums);
+			w->summed += op->bytes;
+		}
 		op->crc = crc32c_join(op->sums, op->bytes);
 		op->parts = 2; /* not again, if it has to wait */
 	}
@@ -517,6 +522,7 @@ void writer_step(struct seg *s)
 {
 	struct writer *w = s->writer;
 
+	w->summed = 0;
 	if (s->recovered) {
 		start_again(w);
 		start_waiting(w);
@@ -555,7 +561,7 @@ void writer_cancel(struct seg *s)
 uint64_t writer_due(const struct seg *s)
 {
 	const struct writer *w = s->writer;
-	uint64_t due = commit_due(w), waited = short_for(w);
+	uint64_t due = w->summed >= SUM_BYTES ? 0 : commit_due(w), waited = short_for(w);
 
 	if (w->short_since_ns && due > SPACE_WAIT_NS - waited)
 		due = waited < SPACE_WAIT_NS ? SPACE_WAIT_NS - waited : 0;

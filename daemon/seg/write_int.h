@@ -80,6 +80,7 @@ struct writer {
 	int clear_result;
 
 	uint64_t short_since_ns;     /* no clean segment since then; 0: there is one */
+	uint64_t summed;             /* bytes whose checksums were computed in this step */
 	struct format_record record; /* being encoded */
 };
 

@@ -5,7 +5,8 @@
  * write-back against loads alone. Stores bring their checksums along, as they do from STORE, where the copy computed them; in the last
  * row of stores the tier computes them itself.
  *
- * l2_bench [directory] [pairs]     default: $LMCA_BENCH_DIR or /var/tmp, 9 pairs; takes 4 GiB there while it runs
+ * l2_bench [directory] [pairs] [row]     default: $LMCA_BENCH_DIR or /var/tmp, 9 pairs, all rows (else those with these words in their
+ * names); takes 4 GiB there while it runs
  */
 #include "daemon/base/crc32c.h"
 #include "daemon/l2/l2.h"
@@ -44,6 +45,12 @@ struct bench {
 };
 
 static char store_path[280];
+static const char *only; /* rows with this in their names */
+
+static bool wanted(const char *name)
+{
+	return !only || strstr(name, only);
+}
 
 static void remove_store(void)
 {
@@ -205,7 +212,7 @@ static bool beside_fio(struct bench *b, const char *name, bool store, double goa
 {
 	struct pairs p = {.n = 0};
 
-	for (uint32_t i = 0; i <= b->rig.pairs && b->rig.fio; i++) { /* the first warms up */
+	for (uint32_t i = 0; i <= b->rig.pairs && b->rig.fio && wanted(name); i++) { /* the first warms up */
 		double theirs = i & 1 ? fio(&b->rig, MIB, store) : 0, we = mine(b, store);
 
 		if (!(i & 1))
@@ -221,7 +228,7 @@ static void control(struct bench *b)
 {
 	struct pairs p = {.n = 0};
 
-	for (uint32_t i = 0; i < b->rig.pairs && b->rig.fio; i++)
+	for (uint32_t i = 0; i < b->rig.pairs && b->rig.fio && wanted("control"); i++)
 		pair(&p, mine(b, false), mine(b, false));
 	if (p.n)
 		row(&p, "control: load, checksums", "GB/s", "the same again", 0, false);
@@ -295,6 +302,7 @@ int main(int argc, char **argv)
 	bool ok = true;
 
 	rig_open(&b.rig, argc, argv);
+	only = argc > 3 ? argv[3] : NULL;
 	snprintf(store_path, sizeof(store_path), "%s.l2", path);
 	atexit(remove_store);
 	if (seg_names_create(&b.names))
@@ -310,14 +318,16 @@ int main(int argc, char **argv)
 	fresh(&b, true);
 	ok = beside_fio(&b, "load, checksums", false, 0.92) && ok;
 	control(&b);
-	ok = beside_native(&b) && ok;
+	if (wanted("threads"))
+		ok = beside_native(&b) && ok;
 	ok = beside_fio(&b, "store, checksums from the copy", true, 0.95) && ok;
 	b.give_sums = false;
 	ok = beside_fio(&b, "store, checksums computed", true, 0.90) && ok;
 	b.give_sums = true;
 	close_l2(&b);
 	fresh(&b, true);
-	ok = beside_writes(&b) && ok;
+	if (wanted("write-back"))
+		ok = beside_writes(&b) && ok;
 	close_l2(&b);
 	seg_names_destroy(b.names);
 	return ok ? 0 : 1;

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #define REAP        64u
+#define TELL_BYTES  (512u << 10) /* told between two looks at the engine */
+#define MORE        64u          /* of those looks in a turn */
 #define REFUSALS    8
 #define UNKNOWN_NR  128u /* requests of a queue that does not say */
 #define BESIDE_DATA 2u   /* sub-IOs kept for flush and discard */
@@ -57,7 +59,7 @@ int disk_make(const struct disk_conf *conf, const struct disk_facts *facts, stru
 	d->sub_bytes = sub_limit(conf, facts);
 	d->loose_step = disk_step(facts, d->sub_bytes, DISK_ALIGN);
 	d->max_count = count_limit(facts);
-	subs = d->nsubs = d->max_count + BESIDE_DATA;
+	subs = d->nsubs = 2 * (d->max_count + BESIDE_DATA); /* as many again came back and are not told yet */
 	d->subs = mem_calloc(subs, sizeof *d->subs);
 	if (!d->subs) {
 		mem_free(d);
@@ -150,6 +152,32 @@ static uint32_t reap(struct disk *d, struct disk_sub **got, uint64_t wait_ns)
 	return n;
 }
 
+static void take_back(struct disk *d, struct disk_sub **got, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		disk_back(d, got[i]);
+}
+
+/* Runs the callbacks of what came back. Those of parts may take as long as the device needs for the next ones: before the first and now
+ * and then between them it gets what found room, so that it never waits for them. */
+static void tell_all(struct disk *d)
+{
+	struct disk_sub *got[REAP];
+	uint64_t since = TELL_BYTES;
+	uint32_t more = MORE;
+
+	while (d->back) {
+		if (since >= TELL_BYTES && d->back->io->part) {
+			since = 0;
+			disk_issue(d);
+			if (more && more--)
+				take_back(d, got, d->ops->reap(d->engine, got, REAP, 0));
+		}
+		since += d->back->whole;
+		disk_tell(d);
+	}
+}
+
 uint32_t disk_run(struct disk *d, uint64_t wait_ns)
 {
 	struct disk_sub *got[REAP];
@@ -164,8 +192,8 @@ uint32_t disk_run(struct disk *d, uint64_t wait_ns)
 	disk_publish(d);
 	n = reap(d, got, wait_limit(d, wait_ns));
 	for (;;) {
-		for (uint32_t i = 0; i < n; i++)
-			disk_complete(d, got[i]);
+		take_back(d, got, n);
+		tell_all(d);
 		if (n < REAP)
 			break;
 		n = d->ops->reap(d->engine, got, REAP, 0);

@@ -61,6 +61,7 @@ struct disk {
 	struct disk_io *failed, **failed_tail; /* refused by disk_submit */
 	struct disk_sub *ready, **ready_tail;  /* made, not yet taken by the engine */
 	struct disk_sub *retry;                /* not before due_ns */
+	struct disk_sub *back, **back_tail;    /* came back, their requests not told yet */
 	struct disk_sub *oldest, *newest;      /* with the engine, by start */
 	struct disk_window window;
 	uint64_t write_share;
@@ -90,8 +91,10 @@ uint32_t disk_step(const struct disk_facts *facts, uint32_t sub_bytes, uint64_t 
 void disk_queue_init(struct disk *d, uint64_t window_bytes);
 /* Hands to the engine what the window allows. */
 void disk_issue(struct disk *d);
-/* A sub-IO came back. Runs callbacks. */
-void disk_complete(struct disk *d, struct disk_sub *s);
+/* A sub-IO came back: its room is free, and it waits in `back`. */
+void disk_back(struct disk *d, struct disk_sub *s);
+/* The first of `back` is told to its request. Runs callbacks. */
+void disk_tell(struct disk *d);
 void disk_publish(struct disk *d);
 void disk_done(struct disk *d, struct disk_io *io);
 /* When the first retry is due; UINT64_MAX: none waits. */

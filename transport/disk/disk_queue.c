@@ -15,6 +15,7 @@ void disk_queue_init(struct disk *d, uint64_t window_bytes)
 		d->q[i].tail = &d->q[i].head;
 	d->failed_tail = &d->failed;
 	d->ready_tail = &d->ready;
+	d->back_tail = &d->back;
 	for (uint32_t i = 0; i < d->nsubs; i++) {
 		d->subs[i].next = d->free;
 		d->free = &d->subs[i];
@@ -380,11 +381,8 @@ static int outcome(struct disk *d, struct disk_sub *s)
 	return 1;
 }
 
-void disk_complete(struct disk *d, struct disk_sub *s)
+void disk_back(struct disk *d, struct disk_sub *s)
 {
-	struct disk_io *io = s->io;
-	uint64_t at = s->at;
-	uint32_t whole = s->whole;
 	int rc;
 
 	leave_order(d, s);
@@ -393,16 +391,29 @@ void disk_complete(struct disk *d, struct disk_sub *s)
 		return;
 	account(d, s, -1);
 	if (data(s->op)) {
-		d->window.done += whole;
-		disk_add(s->fixed ? &d->n.fixed_bytes : &d->n.loose_bytes, whole);
+		d->window.done += s->whole;
+		disk_add(s->fixed ? &d->n.fixed_bytes : &d->n.loose_bytes, s->whole);
 	}
+	if (rc < 0)
+		fail_request(d, s->io, rc);
+	s->next = NULL;
+	*d->back_tail = s;
+	d->back_tail = &s->next;
+}
+
+void disk_tell(struct disk *d)
+{
+	struct disk_sub *s = d->back;
+	struct disk_io *io = s->io;
+
+	d->back = s->next;
+	if (!d->back)
+		d->back_tail = &d->back;
+	io->in_flight--;
+	if (io->op == DISK_READ && io->part && !io->result)
+		io->part(io, s->at, s->whole);
 	s->next = d->free;
 	d->free = s;
-	io->in_flight--;
-	if (rc < 0)
-		fail_request(d, io, rc);
-	else if (io->op == DISK_READ && io->part && !io->result)
-		io->part(io, at, whole);
 	if (!io->in_flight && io->issued == io->bytes)
 		disk_done(d, io);
 }

@@ -35,7 +35,9 @@ static struct world *filled(uint64_t seed)
 		content(i, 1, size_of(i), p->mem);
 		world_start(w, p, SEG_WRITE, i, size_of(i));
 	}
-	assert_int_equal(world_do(w, &w->slot[WORLD_SLOTS - 1], SEG_FLUSH, 0, 0), 0);
+	while (w->busy)
+		seg_run(w->s, MS);
+	assert_int_equal(world_do(w, world_slot(w), SEG_FLUSH, 0, 0), 0);
 	for (uint32_t i = 0; i < RECORDS; i++) {
 		struct seg_key k = key_of(w, i);
 		uint32_t e = seg_index_find(&w->s->ix, &k);
