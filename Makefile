@@ -23,7 +23,7 @@ say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2) &&)
 .SECONDARY:
 .DEFAULT_GOAL := all
 
-MODULES := daemon/base daemon/conf numa transport/wire transport/pickle transport/kv transport/shm transport/zmq \
+MODULES := daemon/base daemon/conf numa transport/wire transport/pickle transport/kv transport/shm transport/cuda transport/zmq \
            transport/disk daemon/store daemon/seg daemon/l2 daemon/tier daemon/http daemon/core tools
 
 PKGS       := libzmq hwloc libmicrohttpd jansson libcrypto libcurl liburing hiredis blkid

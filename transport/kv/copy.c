@@ -40,7 +40,7 @@ static bool is_null(const struct layer_group *g, uint32_t id)
 }
 
 /* How many blocks from `b` on lie one behind the other in the pages, too. */
-static uint32_t run_length(const struct job *job, const struct plane *p, uint32_t b)
+static uint32_t run_length(const struct job *job, const struct kv_plane *p, uint32_t b)
 {
 	uint32_t n = 1;
 	if (p->block_stride != job->block_bytes)
@@ -84,7 +84,7 @@ static void zero_block(const struct job *job, uint32_t k, uint8_t *mine)
 
 static void copy_plane(const struct job *job, uint64_t plane)
 {
-	const struct plane *p = &job->g->planes[plane];
+	const struct kv_plane *p = &job->g->planes[plane];
 	uint8_t *object = job->object + plane * job->plane_bytes;
 	for (uint32_t b = job->first, n; b < job->nblocks; b += n) {
 		uint8_t *mine = object + b * job->block_bytes;
@@ -107,7 +107,7 @@ static void copy_plane(const struct job *job, uint64_t plane)
 static void copy_rows(const struct job *job, uint64_t plane, uint32_t b)
 {
 	const struct layer_group *g = job->g;
-	const struct plane *p = &g->planes[plane];
+	const struct kv_plane *p = &g->planes[plane];
 	uint8_t *mine = job->object + plane * job->plane_bytes + b * job->block_bytes;
 	uint8_t *page = p->base + job->ids[b] * p->block_stride;
 	struct row_copy r = {.outer = g->facts.block_size, .inner = g->rows, .row = g->row_bytes};

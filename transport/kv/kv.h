@@ -102,6 +102,24 @@ uint32_t kv_layout_block_size(const struct kv_layout *l, uint32_t engine_group);
 uint32_t kv_layout_num_layers(const struct kv_layout *l);
 const struct kv_tensor *kv_layout_tensor(const struct kv_layout *l, uint32_t i);
 
+/* Where the bytes of a layer group lie, for doors that copy them by other means than the CPU. The bytes of token t of block b of a plane
+ * are `rows` rows of `row_bytes`: row r at base + b*block_stride + t*token_stride + r*head_stride in the pages, one after another in the
+ * object, where the planes lie one after another from object_offset on, each of chunk_tokens tokens. */
+struct kv_plane {
+	uint8_t *base; /* block 0, token 0, row 0 */
+	uint64_t block_stride, token_stride, head_stride;
+};
+struct kv_group_copy {
+	const struct kv_plane *planes; /* [kv_size][nlayers] */
+	uint32_t nplanes, rows;
+	uint64_t row_bytes, token_bytes; /* token_bytes = rows * row_bytes */
+	bool whole_blocks; /* a block is one contiguous run of block_size * token_bytes in the pages, too */
+	bool null_blocks;  /* blocks with the id `null_block` hold nothing and are not written */
+	uint32_t null_block;
+};
+void kv_layout_group_copy(const struct kv_layout *l, uint32_t i, struct kv_group_copy *out);
+uint32_t kv_layout_chunk_tokens(const struct kv_layout *l);
+
 /* Block ids of one request, one list per engine group. */
 struct kv_blocks {
 	const uint32_t *ids;

@@ -43,12 +43,6 @@ int kv_recognise(const struct kv_layout_in *in, const struct norm *norm, enum ar
 
 /* ---- copying --------------------------------------------------------------------------------------------------------- */
 
-/* Where K or V of one layer lies, with adjoining heads already merged into longer rows. Bytes. */
-struct plane {
-	uint8_t *base;
-	uint64_t block_stride, token_stride, head_stride;
-};
-
 enum span_kind {
 	SPAN_BLOCK, /* a whole block is contiguous on both sides */
 	SPAN_ROWS,  /* rows of `row_bytes`, `rows` per token: whole tokens (1 row) or single heads */
@@ -62,7 +56,7 @@ struct layer_group {
 	uint64_t token_bytes; /* rows * row_bytes: one token in the object */
 	bool null_blocks;
 	uint32_t null_block;
-	struct plane *planes; /* [kv_size][nlayers] */
+	struct kv_plane *planes; /* [kv_size][nlayers] */
 };
 
 struct engine_group {
@@ -79,8 +73,8 @@ struct kv_layout {
 	const struct stream_ops *ops;
 	struct layer_group *groups;
 	struct engine_group *engine;
-	struct plane *planes; /* of all groups, one after another */
-	uint32_t *layers;     /* layer indices of all groups */
+	struct kv_plane *planes; /* of all groups, one after another */
+	uint32_t *layers;        /* layer indices of all groups */
 	struct kv_tensor *tensors;
 };
 

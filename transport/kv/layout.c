@@ -168,20 +168,20 @@ static void choose_span(const struct build *b, struct layer_group *g)
 	g->row_bytes = heads_adjoin ? g->token_bytes : head;
 }
 
-static void place_planes(const struct build *b, struct layer_group *g, struct plane *planes)
+static void place_planes(const struct build *b, struct layer_group *g, struct kv_plane *planes)
 {
 	g->planes = planes;
 	for (uint32_t k = 0; k < g->facts.kv_size; k++) {
 		for (uint32_t i = 0; i < g->facts.nlayers; i++) {
 			const struct layer_form *f = &b->form[g->facts.layers[i]];
-			*planes++ = (struct plane){f->base[k], f->block_stride, f->token_stride, f->head_stride};
+			*planes++ = (struct kv_plane){f->base[k], f->block_stride, f->token_stride, f->head_stride};
 		}
 	}
 }
 
 static int place_groups(const struct build *b, struct kv_layout *l, struct why *why)
 {
-	struct plane *planes = l->planes;
+	struct kv_plane *planes = l->planes;
 	uint64_t at = 0;
 	for (uint32_t i = 0; i < l->ngroups; i++) {
 		struct layer_group *g = &l->groups[i];
@@ -346,6 +346,25 @@ uint32_t kv_layout_block_size(const struct kv_layout *l, uint32_t engine_group)
 uint32_t kv_layout_num_layers(const struct kv_layout *l)
 {
 	return l->nlayers;
+}
+
+void kv_layout_group_copy(const struct kv_layout *l, uint32_t i, struct kv_group_copy *out)
+{
+	const struct layer_group *g = &l->groups[i];
+
+	*out = (struct kv_group_copy){.planes = g->planes,
+				      .nplanes = g->facts.kv_size * g->facts.nlayers,
+				      .rows = g->rows,
+				      .row_bytes = g->row_bytes,
+				      .token_bytes = g->token_bytes,
+				      .whole_blocks = g->span == SPAN_BLOCK,
+				      .null_blocks = g->null_blocks,
+				      .null_block = g->null_block};
+}
+
+uint32_t kv_layout_chunk_tokens(const struct kv_layout *l)
+{
+	return l->chunk_tokens;
 }
 
 const struct kv_tensor *kv_layout_tensor(const struct kv_layout *l, uint32_t i)

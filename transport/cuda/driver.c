@@ -1,0 +1,165 @@
+#include "transport/cuda/driver.h"
+
+#include "daemon/base/mem.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+
+#define LIBRARY "libcuda.so.1"
+
+/* The one function that is looked up by name: plain names of the others have the ABI of their first version. */
+typedef CUresult (*get_proc)(const char *name, void **fn, int version, uint64_t flags, int *status);
+
+enum { NEEDED, MAY };
+static const struct {
+	const char *name;
+	int version, need;
+	size_t at;
+} symbols[] = {
+#define CU(name, version, need, args) {#name, version, need, offsetof(struct cuda_driver, name)},
+#include "transport/cuda/symbols.def"
+#undef CU
+};
+
+static int find_all(get_proc get, struct cuda_driver *cu, struct why *why)
+{
+	for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++) {
+		void *fn = NULL;
+		CUresult rc = get(symbols[i].name, &fn, symbols[i].version, 0, NULL);
+
+		if ((rc || !fn) && symbols[i].need == NEEDED)
+			return why_set(why, -ENOSYS, "this driver has no %s of CUDA %d.%d: it is too old",
+				       symbols[i].name, symbols[i].version / 1000, symbols[i].version % 1000 / 10);
+		memcpy((char *)cu + symbols[i].at, &fn, sizeof(fn));
+	}
+	return 0;
+}
+
+static int start(struct cuda_driver *cu, struct why *why)
+{
+	CUresult rc = cu->cuInit(0);
+
+	if (rc == CUDA_ERROR_NO_DEVICE)
+		return why_set(why, -ENODEV, "the driver sees no GPU");
+	if (rc)
+		return why_set(why, -EIO, "cuInit: %s", cuda_error(cu, rc));
+	rc = cu->cuDriverGetVersion(&cu->version);
+	return rc ? why_set(why, -EIO, "cuDriverGetVersion: %s", cuda_error(cu, rc)) : 0;
+}
+
+static int load(const char *library, struct cuda_driver *cu, struct why *why)
+{
+	void *lib = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+	get_proc get = NULL;
+	void *fn;
+	int rc;
+
+	if (!lib)
+		return why_set(why, -ENOENT, "no NVIDIA driver: %s", dlerror());
+	fn = dlsym(lib, "cuGetProcAddress_v2");
+	memcpy(&get, &fn, sizeof(get));
+	rc = get ? find_all(get, cu, why)
+		 : why_set(why, -ENOSYS, "%s has no cuGetProcAddress_v2: a driver of CUDA 12 or newer is needed",
+			   library);
+	if (!rc)
+		rc = start(cu, why);
+	return rc; /* never closed: its threads run on */
+}
+
+struct loaded {
+	struct loaded *next;
+	char library[256];
+	struct cuda_driver cu;
+};
+
+int cuda_driver_load(const char *library, const struct cuda_driver **out, struct why *why)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static struct loaded *all; /* what the loader keeps anyway: one table per library, for ever */
+	struct loaded *l;
+	int rc = 0;
+
+	library = library && *library ? library : LIBRARY;
+	if (strlen(library) >= sizeof(l->library))
+		return why_set(why, -EINVAL, "the name of the CUDA library is too long");
+	pthread_mutex_lock(&lock);
+	for (l = all; l && strcmp(l->library, library) != 0; l = l->next)
+		;
+	if (!l) {
+		l = mem_calloc(1, sizeof(*l));
+		rc = l ? load(library, &l->cu, why) : why_set(why, -ENOMEM, "out of memory");
+		if (rc) {
+			mem_free(l);
+		} else {
+			strcpy(l->library, library);
+			l->next = all;
+			all = l;
+		}
+	}
+	if (!rc)
+		*out = &l->cu;
+	pthread_mutex_unlock(&lock);
+	return rc;
+}
+
+/* ---- errors --------------------------------------------------------------------------------------------------------------- */
+
+const char *cuda_error(const struct cuda_driver *cu, CUresult rc)
+{
+	const char *name = NULL;
+
+	if (!cu->cuGetErrorName || cu->cuGetErrorName(rc, &name) || !name)
+		name = "an error that the driver has no name for";
+	return name;
+}
+
+int cuda_errno(CUresult rc)
+{
+	if (!rc)
+		return 0;
+	if (cuda_sticky(rc))
+		return -ENODEV;
+	switch (rc) {
+	case CUDA_ERROR_INVALID_VALUE:
+		return -EINVAL;
+	case CUDA_ERROR_OUT_OF_MEMORY:
+		return -ENOMEM;
+	case CUDA_ERROR_INVALID_HANDLE:
+	case CUDA_ERROR_MAP_FAILED:
+	case CUDA_ERROR_ALREADY_MAPPED:
+	case CUDA_ERROR_PEER_ACCESS_UNSUPPORTED:
+	case CUDA_ERROR_NOT_PERMITTED:
+	case CUDA_ERROR_OPERATING_SYSTEM:
+		return -EACCES;
+	case CUDA_ERROR_NOT_SUPPORTED:
+		return -EOPNOTSUPP;
+	default:
+		return -EIO;
+	}
+}
+
+bool cuda_sticky(CUresult rc)
+{
+	switch (rc) {
+	case CUDA_ERROR_DEINITIALIZED:
+	case CUDA_ERROR_ECC_UNCORRECTABLE:
+	case CUDA_ERROR_ILLEGAL_ADDRESS:
+	case CUDA_ERROR_LAUNCH_TIMEOUT:
+	case CUDA_ERROR_CONTEXT_IS_DESTROYED:
+	case CUDA_ERROR_HARDWARE_STACK_ERROR:
+	case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+	case CUDA_ERROR_MISALIGNED_ADDRESS:
+	case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+	case CUDA_ERROR_INVALID_PC:
+	case CUDA_ERROR_LAUNCH_FAILED:
+	case CUDA_ERROR_MPS_CLIENT_TERMINATED:
+	case CUDA_ERROR_EXTERNAL_DEVICE:
+	case CUDA_ERROR_UNKNOWN:
+		return true;
+	default:
+		return false;
+	}
+}
