@@ -70,7 +70,8 @@ struct pk_wrapper {
 	uint64_t storage_bytes;     /* tuple[2] */
 	uint64_t base_offset;       /* tuple[3], bytes within the base allocation */
 	struct slice refcount_name; /* tuple[4] */
-	uint64_t refcount_index;
+	uint64_t
+		refcount_index; /* int64 [index] at byte 64 of that file: torch's count of the file's mappings lies before it */
 	struct slice event_handle; /* 64 bytes */
 	bool event_sync;
 	/* B, C */
