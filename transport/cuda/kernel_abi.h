@@ -1,7 +1,9 @@
 /* kernel_abi.h - what host and device agree on: the arguments of the kernels in kernels.cu. Plain types only: compiled by gcc, by clang and nvcc
  * for the GPU, and for the CPU by the test driver.
  *
- * Both kernels move chunk objects between pages and staging memory. One launch: the chunks of one batch, one layer group. */
+ * Both kernels move chunk objects between pages and staging memory. One launch: the chunks of one batch, one layer group. Any number of
+ * thread blocks will do (KERNEL_THREADS threads each); fewer leave more of the GPU to the engine. A warp moves a piece of a block at a
+ * time, so pieces are what a launch counts: chunks * planes * blocks per chunk * pieces per block, which must stay below 2^31. */
 #ifndef TRANSPORT_CUDA_KERNEL_ABI_H
 #define TRANSPORT_CUDA_KERNEL_ABI_H
 
@@ -23,12 +25,17 @@ struct kernel_args {
 	kabi_u32 rows;
 	kabi_u32 planes; /* kv_size * layers */
 	kabi_u32 chunks, chunk_tokens, block_tokens;
-	kabi_u32 skip_tokens; /* scatter: of the batch's first tokens, not written */
-	kabi_u32 null_block;  /* scatter: blocks with this id are not written; 0xffffffff: none */
-	kabi_u32 word;        /* bytes moved at once: 16, 8, 4, 2 or 1; divides all strides, row_bytes and addresses */
+	kabi_u32 skip_tokens; /* scatter: of the batch's first tokens, not written (whole blocks of them) */
+	kabi_u32
+		null_block; /* blocks with this id: scatter does not write them, gather gives zeros; 0xffffffff: none */
+	kabi_u32 word;      /* bytes moved at once: 16, 8, 4, 2 or 1; divides all strides, row_bytes and addresses */
 };
 
-#define KERNEL_GATHER  "lmca_gather"
-#define KERNEL_SCATTER "lmca_scatter"
+#define KERNEL_GATHER      "lmca_gather"
+#define KERNEL_SCATTER     "lmca_scatter"
+
+#define KERNEL_THREADS     512u
+#define KERNEL_PIECE_WORDS 256u /* 32 lanes, 8 words each */
+#define KERNEL_NO_NULL     0xffffffffu
 
 #endif
