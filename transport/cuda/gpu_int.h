@@ -115,15 +115,23 @@ struct gpu_engine {
 	struct engine_tables *tables; /* copy.c: planes on the device, ranges for direct copies */
 };
 
-/* copy.c; all on the GPU's thread. */
+/* engine.c; any thread, no context needed. gpu_submit calls copier_take before it queues a copy: block ids, slots and event go into
+ * copy->inner, which comes from a pool of the engine. copier_leave: for a copy that is never started. -ENOMEM. */
+int copier_take(struct gpu_copy *copy);
+void copier_leave(struct gpu_copy *copy);
+
+/* copy.c, engine.c; all on the GPU's thread, its context current. */
 int copier_create(struct gpu *g, struct copier **out, struct why *why);
 void copier_destroy(struct copier *c);
 int copier_engine(struct copier *c, struct gpu_engine *e, struct why *why); /* makes e->tables; calibrates its shape */
+/* No copy of it is under way. Also for one whose context is lost: then the memory of that context is forgotten, not freed. */
 void copier_engine_drop(struct copier *c, struct gpu_engine *e);
-/* Queues all of it behind its event, then an event for completion. 0: `submitted` was told; else an error, nothing is under way that
- * touches the slots. */
+/* Queues the copy behind its event, then an event for completion. 0: it is under way, and `submitted` is told by the copier: here, or,
+ * where slots are not registered with CUDA yet and the copy goes in steps, in a later copier_poll. An error: nothing is under way
+ * that touches the slots, inner is given back, and the caller tells `submitted` and `done`. */
 int copier_start(struct copier *c, struct gpu_copy *copy);
-/* 1 done, 0 not yet, or a negative error; in the end frees what the copy took. */
+/* 1 done, 0 not yet, or a negative error: nothing touches the slots any more (if `submitted` was not told yet, the copier told it the
+ * error). In the end inner is given back, and the caller tells `done`. Poll all copies under way, not only the oldest. */
 int copier_poll(struct copier *c, struct gpu_copy *copy);
 json_t *copier_status(struct copier *c);
 
