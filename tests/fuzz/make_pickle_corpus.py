@@ -35,6 +35,8 @@ def cpython():
     for i, (obj, _) in enumerate(roundtrip.wrappers(rng)):
         if i < 8:
             yield "cpython-wrapper-%d" % i, 0, pickle.dumps(obj, protocol=3 + i % 2)
+    for i, (_, obj) in enumerate(roundtrip.cuda_wrappers(random.Random(2), 16)):
+        yield "cuda-%d" % i, 0, pickle.dumps(obj, protocol=4)
     for i, name in enumerate(["bfloat16", "float8_e4m3fn", "int64"]):
         for protocol in (3, 4):
             t = roundtrip.random_tensor(rng, name)

@@ -1,5 +1,5 @@
 /* Pickles from the wire. The first byte picks the reader: even = a wrapper, odd = a list of tensors. Whatever is accepted
- * must keep the bounds its users rely on, and a wrapper of shared memory must survive being written and read again. */
+ * must keep the bounds its users rely on, and every wrapper must survive being written and read again. */
 #include "tests/unit/transport/pickle/bounds.h"
 
 #include <errno.h>
@@ -25,15 +25,32 @@ static bool same_geometry(const struct pk_wrapper *a, const struct pk_wrapper *b
 	       memcmp(a->stride, b->stride, sizeof(a->stride)) == 0;
 }
 
+static bool same_gpu_memory(const struct pk_wrapper *a, const struct pk_wrapper *b)
+{
+	return a->ordinal == b->ordinal && slice_eq(a->mem_handle, b->mem_handle) &&
+	       a->handle_version == b->handle_version && a->storage_bytes == b->storage_bytes &&
+	       a->base_offset == b->base_offset && slice_eq(a->refcount_name, b->refcount_name) &&
+	       a->refcount_index == b->refcount_index && slice_eq(a->event_handle, b->event_handle) &&
+	       a->event_sync == b->event_sync && a->alloc_offset == b->alloc_offset &&
+	       a->alloc_bytes == b->alloc_bytes && slice_eq(a->export_id, b->export_id) &&
+	       slice_eq(a->fabric_blob, b->fabric_blob) && a->vmm_fabric == b->vmm_fabric && a->has_fd == b->has_fd &&
+	       a->fd == b->fd;
+}
+
 static void write_and_read(const struct pk_wrapper *w)
 {
+	static const char *const module[] = {[PK_CUDA_IPC] = "lmcache.v1.multiprocess.custom_types",
+					     [PK_RAW_CUDA_IPC] = "lmcache.v1.platform.cuda.ipc_wrapper",
+					     [PK_VMM_CUDA_IPC] = "lmcache.v1.platform.devices.cuda.ipc_wrapper",
+					     [PK_CPU_SHM] = "lmcache.v1.platform.cpu.shm"};
 	uint8_t buf[2048];
 	struct pk_wrapper back;
-	ssize_t n = pk_wrapper_emit_shm(w, "lmcache.v1.platform.cpu.shm", buf, sizeof(buf));
+	ssize_t n = w->kind == PK_CPU_SHM ? pk_wrapper_emit_shm(w, module[w->kind], buf, sizeof(buf))
+					  : pk_wrapper_emit_cuda(w, module[w->kind], buf, sizeof(buf));
 
 	must(n > 0);
 	must(pk_wrapper_parse(slice_of(buf, (size_t)n), mem, &back, NULL) == 0);
-	must(back.kind == PK_CPU_SHM && same_geometry(w, &back));
+	must(back.kind == w->kind && same_geometry(w, &back) && same_gpu_memory(w, &back));
 	must(slice_eq(w->shm_name, back.shm_name) && slice_eq(w->device_uuid, back.device_uuid));
 }
 
@@ -56,8 +73,7 @@ static void fuzz_wrapper(struct slice in)
 		return;
 	}
 	must(bounds_wrapper(&w, in));
-	if (w.kind == PK_CPU_SHM)
-		write_and_read(&w);
+	write_and_read(&w);
 }
 
 static void fill(void *ctx, size_t i, void *dst, size_t bytes)

@@ -1,4 +1,4 @@
-/* emit.c - writes the two pickles this side ever sends. */
+/* emit.c - writes pickles: wrappers, as clients send them, and lists of tensors. */
 #include "transport/pickle/pickle_int.h"
 
 #include <errno.h>
@@ -56,7 +56,7 @@ static void put_int(struct out *o, uint64_t x)
 	}
 }
 
-/* ---- CpuShmTensorWrapper, as CPython's protocol 4 writes it ----------------------------------------------------- */
+/* ---- wrappers, as CPython's protocol 4 writes them ---------------------------------------------------------------- */
 
 #define MEMOIZE 0x94
 
@@ -89,50 +89,194 @@ static void put_tuple(struct out *o, const uint64_t *x, uint32_t n)
 		put_u8(o, MEMOIZE);
 }
 
-static void put_shm_body(struct out *o, const struct pk_wrapper *w, const char *module, const uint64_t *stride)
+static void put_object(struct out *o, const char *module, const char *name)
 {
-	put_global(o, module, "CpuShmTensorWrapper");
+	put_global(o, module, name);
 	put(o, ")\x81\x94}\x94(", 6);
-	put_text(o, slice_str("shm_name"));
-	put_text(o, w->shm_name);
-	put_text(o, slice_str("nbytes"));
-	put_int(o, w->nbytes);
-	put_text(o, slice_str("handle"));
-	put_u8(o, 'N');
-	put_text(o, slice_str("dtype"));
-	put_global(o, "torch", pk_dtype_name(w->dtype));
-	put_text(o, slice_str("shape"));
-	put_tuple(o, w->shape, w->ndim);
-	put_text(o, slice_str("stride"));
-	put_tuple(o, stride, w->ndim);
-	put_text(o, slice_str("storage_offset"));
-	put_int(o, w->storage_offset);
-	put_text(o, slice_str("device_uuid"));
-	put_text(o, w->device_uuid.n ? w->device_uuid : slice_str("cpu"));
-	put_str(o, "ub.");
 }
 
-ssize_t pk_wrapper_emit_shm(const struct pk_wrapper *w, const char *module, void *buf, size_t cap)
+static void put_name(struct out *o, const char *name)
 {
-	struct out o = {.p = buf, .cap = cap}, frame;
+	put_text(o, slice_str(name));
+}
+
+static void put_uint(struct out *o, const char *name, uint64_t x)
+{
+	put_name(o, name);
+	put_int(o, x);
+}
+
+static void put_none(struct out *o, const char *name)
+{
+	put_name(o, name);
+	put_u8(o, 'N');
+}
+
+static void put_bytes(struct out *o, struct slice s)
+{
+	put_u8(o, 'C');
+	put_u8(o, (uint8_t)s.n);
+	put(o, s.p, s.n);
+	put_u8(o, MEMOIZE);
+}
+
+/* dtype, shape, stride, storage_offset: in this order in every kind. */
+static void put_geometry(struct out *o, const struct pk_wrapper *w)
+{
 	uint64_t stride[PK_MAX_DIMS];
 
+	for (uint32_t i = 0; i < w->ndim; i++)
+		stride[i] = (uint64_t)w->stride[i];
+	put_name(o, "dtype");
+	put_global(o, "torch", pk_dtype_name(w->dtype));
+	put_name(o, "shape");
+	put_tuple(o, w->shape, w->ndim);
+	put_name(o, "stride");
+	put_tuple(o, stride, w->ndim);
+	put_uint(o, "storage_offset", w->storage_offset);
+}
+
+static void put_uuid(struct out *o, const struct pk_wrapper *w)
+{
+	put_name(o, "device_uuid");
+	put_text(o, w->device_uuid);
+}
+
+static void put_shm(struct out *o, const struct pk_wrapper *w)
+{
+	put_name(o, "shm_name");
+	put_text(o, w->shm_name);
+	put_uint(o, "nbytes", w->nbytes);
+	put_none(o, "handle");
+	put_geometry(o, w);
+	put_name(o, "device_uuid");
+	put_text(o, w->device_uuid.n ? w->device_uuid : slice_str("cpu"));
+}
+
+static void put_cuda(struct out *o, const struct pk_wrapper *w)
+{
+	uint8_t prefixed[2 + HANDLE_BYTES] = {w->handle_version, 'c'};
+
+	memcpy(prefixed + 2, w->mem_handle.p, HANDLE_BYTES);
+	put_name(o, "handle");
+	put_u8(o, '(');
+	put_int(o, w->ordinal);
+	put_bytes(o, w->handle_version ? slice_of(prefixed, sizeof(prefixed)) : w->mem_handle);
+	put_int(o, w->storage_bytes);
+	put_int(o, w->base_offset);
+	put_bytes(o, w->refcount_name);
+	put_int(o, w->refcount_index);
+	put_bytes(o, w->event_handle);
+	put_u8(o, w->event_sync ? 0x88 : 0x89);
+	put_u8(o, 't');
+	put_u8(o, MEMOIZE);
+	put_geometry(o, w);
+	put_uuid(o, w);
+}
+
+static void put_raw(struct out *o, const struct pk_wrapper *w)
+{
+	put_name(o, "_ipc_handle_reserved");
+	put_bytes(o, w->mem_handle);
+	put_uint(o, "_alloc_offset", w->alloc_offset);
+	put_uint(o, "_nbytes", w->nbytes);
+	put_none(o, "handle");
+	put_geometry(o, w);
+	put_uint(o, "_opens", 0);
+	put_uuid(o, w);
+}
+
+#define EXPORT_ID_MEMO 6 /* module, class name, class, object, state, "_export_id", and then its value */
+
+static void put_vmm(struct out *o, const struct pk_wrapper *w)
+{
+	put_name(o, "_export_id");
+	put_bytes(o, w->export_id);
+	put_name(o, "_kind");
+	put_text(o, slice_str(w->vmm_fabric ? "fabric" : "posix_fd"));
+	put_name(o, "_fabric_blob");
+	if (w->vmm_fabric)
+		put_bytes(o, w->fabric_blob);
+	else
+		put_u8(o, 'N');
+	if (w->has_fd)
+		put_uint(o, "_fd", w->fd);
+	else
+		put_none(o, "_fd");
+	put_uint(o, "_alloc_size", w->alloc_bytes);
+	put_uint(o, "_alloc_offset", w->alloc_offset);
+	put_uint(o, "_nbytes", w->nbytes);
+	put_name(o, "handle"); /* the same object as _export_id */
+	put_u8(o, 'h');
+	put_u8(o, EXPORT_ID_MEMO);
+	put_geometry(o, w);
+	put_uuid(o, w);
+	put_uint(o, "_opens", 0);
+}
+
+static bool lengths_fit(const struct pk_wrapper *w)
+{
+	switch (w->kind) {
+	case PK_CUDA_IPC:
+		return w->mem_handle.n == HANDLE_BYTES && w->event_handle.n == HANDLE_BYTES && w->handle_version <= 3 &&
+		       w->refcount_name.n <= UINT8_MAX;
+	case PK_RAW_CUDA_IPC:
+		return w->mem_handle.n == HANDLE_BYTES;
+	case PK_VMM_CUDA_IPC:
+		return w->export_id.n == EXPORT_ID && (!w->vmm_fabric || w->fabric_blob.n == FABRIC_BYTES);
+	case PK_CPU_SHM:
+		return w->shm_name.n <= UINT8_MAX;
+	}
+	return false;
+}
+
+static ssize_t emit_wrapper(const struct pk_wrapper *w, const char *module, const char *class,
+			    void (*body)(struct out *o, const struct pk_wrapper *w), struct out o)
+{
+	struct out frame;
+
 	if (w->ndim > PK_MAX_DIMS || !pk_dtype_size(w->dtype) || strlen(module) > UINT8_MAX ||
-	    w->shm_name.n > UINT8_MAX || w->device_uuid.n > UINT8_MAX)
+	    w->device_uuid.n > UINT8_MAX || !lengths_fit(w))
 		return -EINVAL;
 	for (uint32_t i = 0; i < w->ndim; i++) {
 		if (w->stride[i] < 0)
 			return -EINVAL;
-		stride[i] = (uint64_t)w->stride[i];
 	}
 	put(&o, "\x80\x04\x95", 3);
 	frame = o;
 	put_le(&o, 0, 8);
-	put_shm_body(&o, w, module, stride);
-	if (o.n > cap)
+	put_object(&o, module, class);
+	body(&o, w);
+	put_str(&o, "ub.");
+	if (o.n > o.cap)
 		return -ENOSPC;
 	put_le(&frame, o.n - frame.n - 8, 8);
 	return (ssize_t)o.n;
+}
+
+ssize_t pk_wrapper_emit_shm(const struct pk_wrapper *w, const char *module, void *buf, size_t cap)
+{
+	struct pk_wrapper d = *w;
+
+	d.kind = PK_CPU_SHM;
+	return emit_wrapper(&d, module, "CpuShmTensorWrapper", put_shm, (struct out){.p = buf, .cap = cap});
+}
+
+ssize_t pk_wrapper_emit_cuda(const struct pk_wrapper *w, const char *module, void *buf, size_t cap)
+{
+	struct out o = {.p = buf, .cap = cap};
+
+	switch (w->kind) {
+	case PK_CUDA_IPC:
+		return emit_wrapper(w, module, "CudaIPCWrapper", put_cuda, o);
+	case PK_RAW_CUDA_IPC:
+		return emit_wrapper(w, module, "RawCudaIPCWrapper", put_raw, o);
+	case PK_VMM_CUDA_IPC:
+		return emit_wrapper(w, module, "VmmCudaIPCWrapper", put_vmm, o);
+	case PK_CPU_SHM:
+		break;
+	}
+	return -EINVAL;
 }
 
 /* ---- lists of tensors: a fixed template without memo and frames ------------------------------------------------- */

@@ -65,6 +65,7 @@ struct pk_wrapper {
 	uint64_t storage_offset;     /* elements */
 	struct slice device_uuid;
 	/* A */
+	uint32_t ordinal;           /* tuple[0]: the exporter's own count of GPUs, of no use to anybody else */
 	struct slice mem_handle;    /* 64 bytes of cudaIpcMemHandle_t, prefix already removed */
 	uint8_t handle_version;     /* 0 = old torch without prefix, else 1..3 */
 	uint64_t storage_bytes;     /* tuple[2] */
@@ -78,6 +79,8 @@ struct pk_wrapper {
 	uint64_t alloc_offset, alloc_bytes;
 	struct slice export_id, fabric_blob;
 	bool vmm_fabric; /* else posix_fd */
+	bool has_fd; /* posix_fd: the number of the descriptor in the exporter was sent, too (LMCache's own clients send None) */
+	uint32_t fd;
 	/* D */
 	struct slice shm_name;
 	/* B, C, D: declared size of the tensor's storage */
@@ -92,6 +95,9 @@ int pk_wrapper_parse(struct slice pickle, struct pk_mem *m, struct pk_wrapper *o
  * writes. `module` is the class's module. Bytes written, -ENOSPC, or -EINVAL (no dtype, more than PK_MAX_DIMS, names over
  * 255 bytes, negative stride). */
 ssize_t pk_wrapper_emit_shm(const struct pk_wrapper *w, const char *module, void *buf, size_t cap);
+/* The same for kinds A, B and C, with the attributes in the order of LMCache's classes. Also -EINVAL when a handle, blob or id has
+ * not the length of its kind. */
+ssize_t pk_wrapper_emit_cuda(const struct pk_wrapper *w, const char *module, void *buf, size_t cap);
 
 struct pk_tensor {
 	enum pk_dtype dtype;

@@ -13,6 +13,10 @@
 
 #include "transport/pickle/pickle.h"
 
+#define HANDLE_BYTES 64 /* CUDA_IPC_HANDLE_SIZE: cudaIpcMemHandle_t and cudaIpcEventHandle_t */
+#define FABRIC_BYTES 64 /* CUmemFabricHandle */
+#define EXPORT_ID    16
+
 #define PK_MAX_NEST  16  /* containers within containers */
 #define PK_MAX_MARKS 32  /* open MARKs: at most one per level plus slack for malformed input to be named */
 #define PK_MAX_LONG  16  /* bytes of an integer; the longest genuine one is torch's magic number with 10 */

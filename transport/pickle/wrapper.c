@@ -3,11 +3,8 @@
 
 #include <errno.h>
 
-#define HANDLE_BYTES 64 /* CUDA_IPC_HANDLE_SIZE: cudaIpcMemHandle_t and cudaIpcEventHandle_t */
-#define FABRIC_BYTES 64 /* CUmemFabricHandle */
-#define EXPORT_ID    16
-#define MAX_UUID     64
-#define MAX_PATH     255
+#define MAX_UUID 64
+#define MAX_PATH 255
 
 enum attr {
 	A_HANDLE,
@@ -22,6 +19,7 @@ enum attr {
 	A_EXPORT_ID,
 	A_KIND,
 	A_FABRIC_BLOB,
+	A_FD,
 	A_ALLOC_SIZE,
 	A_SHM_NAME,
 	A_SHM_NBYTES,
@@ -41,6 +39,7 @@ static const char *const attr_names[A_COUNT] = {
 	[A_EXPORT_ID] = "_export_id",
 	[A_KIND] = "_kind",
 	[A_FABRIC_BLOB] = "_fabric_blob",
+	[A_FD] = "_fd",
 	[A_ALLOC_SIZE] = "_alloc_size",
 	[A_SHM_NAME] = "shm_name",
 	[A_SHM_NBYTES] = "nbytes",
@@ -195,7 +194,7 @@ static int read_refcount(struct reader *rd, const struct pk_val *name, const str
 static int read_cuda(struct reader *rd, const struct pk_geom *g, struct pk_wrapper *out)
 {
 	const struct pk_val *h = rd->attr[A_HANDLE], *item;
-	uint64_t unused;
+	uint64_t ordinal;
 	int r;
 
 	if (!h)
@@ -203,7 +202,8 @@ static int read_cuda(struct reader *rd, const struct pk_geom *g, struct pk_wrapp
 	if (h->kind != V_TUPLE || h->n != 8)
 		return why_set(rd->why, -EPROTO, "handle is %s of %u values, not a tuple of 8", pk_kind_name(h), h->n);
 	item = pk_items(rd->s, h);
-	r = pk_uint(&item[0], "handle[0]", &unused, rd->why);
+	r = pk_uint(&item[0], "handle[0]", &ordinal, rd->why);
+	out->ordinal = r == 0 && ordinal <= UINT32_MAX ? (uint32_t)ordinal : 0;
 	if (r == 0)
 		r = read_mem_handle(rd, &item[1], out);
 	if (r == 0)
@@ -245,6 +245,22 @@ static int read_raw(struct reader *rd, const struct pk_geom *g, struct pk_wrappe
 	return r < 0 ? r : read_alloc(rd, g, out);
 }
 
+/* None, or the number that the descriptor has in the process that exports it. */
+static int read_fd(struct reader *rd, struct pk_wrapper *out)
+{
+	uint64_t fd;
+	int r;
+
+	if (!rd->attr[A_FD] || rd->attr[A_FD]->kind == V_NONE)
+		return 0;
+	r = want_uint(rd, A_FD, &fd);
+	if (r == 0 && fd > INT32_MAX)
+		r = why_set(rd->why, -EPROTO, "_fd is no descriptor");
+	out->has_fd = r == 0;
+	out->fd = r == 0 ? (uint32_t)fd : 0;
+	return r;
+}
+
 static int read_vmm(struct reader *rd, const struct pk_geom *g, struct pk_wrapper *out)
 {
 	struct slice kind;
@@ -259,6 +275,8 @@ static int read_vmm(struct reader *rd, const struct pk_geom *g, struct pk_wrappe
 		return why_set(rd->why, -EPROTO, "_kind is %.*s; posix_fd and fabric are known", SLICE_FMT(kind));
 	if (out->vmm_fabric)
 		r = want_bytes(rd, A_FABRIC_BLOB, FABRIC_BYTES, &out->fabric_blob);
+	else
+		r = read_fd(rd, out);
 	if (r == 0)
 		r = want_uint(rd, A_ALLOC_SIZE, &out->alloc_bytes);
 	if (r == 0 && !rd->attr[A_ALLOC_OFFSET])

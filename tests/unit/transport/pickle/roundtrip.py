@@ -2,6 +2,7 @@
 
   roundtrip.py load FILE    unpickles a list of tensors and prints it as JSON
   roundtrip.py make DIR     writes pickles made by CPython, DIR/<n>.pickle, and what they mean, DIR/index.json
+  roundtrip.py cuda DIR     writes wrappers of GPU memory as LMCache's classes have them, DIR/<n>.cuda and DIR/cuda.json
 """
 
 import json
@@ -118,6 +119,50 @@ def wrappers(rng):
         yield obj, meaning
 
 
+def cuda_attributes(rng, i, module):
+    """Class name and attributes in the order in which the constructors of LMCache set them."""
+    g = {}
+    need, _ = random_geometry(rng, g)
+    shape = tuple(g["shape"])
+    common = {"dtype": g["dtype"], "shape": shape, "stride": tuple(contiguous(shape)), "storage_offset": g["storage_offset"]}
+    uuid = "3b1f3c52-0000-4000-8000-%012d" % i
+    if i % 4 == 0:
+        prefix = [b"", b"\x01c", b"\x02c", b"\x03c"][i // 4 % 4]
+        counter = b"/torch_%d_%d_%d" % (rng.randint(1, 1 << 22), rng.getrandbits(32), i)
+        handle = (rng.randint(0, 7), prefix + rng.randbytes(64), need, rng.choice([0, 512, 1 << 31]), counter)
+        handle += (rng.randint(0, 9999), rng.randbytes(64), i % 8 == 0)
+        return "CudaIPCWrapper", {"handle": handle, **common, "device_uuid": uuid}
+    if i % 4 == 1:
+        f = {"_ipc_handle_reserved": rng.randbytes(64), "_alloc_offset": rng.choice([0, 512, 1 << 33]), "_nbytes": need}
+        return "RawCudaIPCWrapper", {**f, "handle": None, **common, "_opens": 0, "device_uuid": uuid}
+    export, fabric = rng.randbytes(16), i % 4 == 2
+    f = {"_export_id": export, "_kind": "fabric" if fabric else "posix_fd"}
+    f["_fabric_blob"] = rng.randbytes(64) if fabric else None
+    f["_fd"] = None if fabric or i % 8 == 3 else rng.choice([0, 7, 300, 70000])
+    f.update(_alloc_size=need + (2 << 20), _alloc_offset=2 << 20, _nbytes=need, handle=export)
+    return "VmmCudaIPCWrapper", {**f, **common, "device_uuid": uuid, "_opens": 0}
+
+
+def cuda_wrappers(rng, count):
+    for i in range(count):
+        module = CUDA if i % 4 > 1 else rng.choice([CUSTOM, CUDA])
+        name, attributes = cuda_attributes(rng, i, module)
+        obj = wrapper_class(module, name)()
+        for key, value in attributes.items():
+            setattr(obj, key, value)
+        yield module, obj
+
+
+def cuda(folder):
+    index = []
+    for i, (module, obj) in enumerate(cuda_wrappers(random.Random(9), 400)):
+        index.append({"file": "%d.cuda" % i, "module": module})
+        with open(os.path.join(folder, index[-1]["file"]), "wb") as f:
+            f.write(pickle.dumps(obj, protocol=4))
+    with open(os.path.join(folder, "cuda.json"), "w") as f:
+        json.dump(index, f)
+
+
 def make(folder):
     # Protocol 2 has no bytes objects and writes them as calls of _codecs.encode, which nobody sends and we refuse.
     rng, index = random.Random(8), []
@@ -143,6 +188,8 @@ def main():
             json.dump([describe(t) for t in pickle.load(f)], sys.stdout)
     elif len(sys.argv) == 3 and sys.argv[1] == "make":
         make(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "cuda":
+        cuda(sys.argv[2])
     else:
         sys.exit(__doc__)
 

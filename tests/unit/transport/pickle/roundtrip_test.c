@@ -240,12 +240,83 @@ static void test_03_cpython_reads_every_rank(void **state)
 	emit_and_load(*state, PK_UINT8, (const uint64_t[]){1}, 1, 3000);
 }
 
+/* What CPython wrote, read and written again: not a byte may differ, and no buffer that is too short is overrun. */
+static void test_04_cuda_wrappers_as_cpython_writes_them(void **state)
+{
+	struct ctx *c = *state;
+	size_t i, kinds[PK_CPU_SHM + 1] = {0};
+	json_t *index, *e;
+
+	run("cuda", c->dir, "");
+	index = load_json(c->dir, "cuda.json");
+	json_array_foreach(index, i, e)
+	{
+		struct buf b = load_file(c->dir, json_text(e, "file")), got = {mem_calloc(b.n, 1), b.n};
+		const char *module = json_text(e, "module");
+		struct pk_wrapper w;
+		struct why why = {0};
+
+		assert_non_null(got.p);
+		if (pk_wrapper_parse(buf_slice(b), c->mem, &w, &why) < 0)
+			fail_msg("%s: %s", json_text(e, "file"), why.text);
+		assert_true(bounds_wrapper(&w, buf_slice(b)));
+		assert_int_equal(pk_wrapper_emit_cuda(&w, module, got.p, got.n), b.n);
+		assert_memory_equal(got.p, b.p, b.n);
+		for (size_t cap = 0; cap < b.n; cap += 7)
+			assert_int_equal(pk_wrapper_emit_cuda(&w, module, got.p, cap), -ENOSPC);
+		kinds[w.kind]++;
+		buf_free(&got);
+		buf_free(&b);
+	}
+	json_decref(index);
+	assert_int_equal(kinds[PK_CUDA_IPC], 100);
+	assert_int_equal(kinds[PK_RAW_CUDA_IPC], 100);
+	assert_int_equal(kinds[PK_VMM_CUDA_IPC], 200);
+}
+
+static void test_05_what_cannot_be_emitted(void **state)
+{
+	static const uint8_t h[64];
+	struct pk_wrapper good = {.kind = PK_CUDA_IPC,
+				  .dtype = PK_FLOAT16,
+				  .ndim = 1,
+				  .shape = {2},
+				  .stride = {1},
+				  .mem_handle = slice_of(h, 64),
+				  .event_handle = slice_of(h, 64),
+				  .storage_bytes = 4},
+			  w = good;
+	uint8_t b[1024];
+
+	(void)state;
+	assert_true(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)) > 0);
+	w.mem_handle.n = 63;
+	assert_int_equal(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)), -EINVAL);
+	w = good;
+	w.handle_version = 4;
+	assert_int_equal(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)), -EINVAL);
+	w = good;
+	w.stride[0] = -1;
+	assert_int_equal(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)), -EINVAL);
+	w = good;
+	w.kind = PK_CPU_SHM;
+	assert_int_equal(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)), -EINVAL);
+	w.kind = PK_VMM_CUDA_IPC;
+	w.export_id = slice_of(h, 15);
+	assert_int_equal(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)), -EINVAL);
+	w.export_id.n = 16;
+	w.vmm_fabric = true;
+	assert_int_equal(pk_wrapper_emit_cuda(&w, "m", b, sizeof(b)), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_01_read_cpython),
 		cmocka_unit_test(test_02_cpython_reads_every_dtype),
 		cmocka_unit_test(test_03_cpython_reads_every_rank),
+		cmocka_unit_test(test_04_cuda_wrappers_as_cpython_writes_them),
+		cmocka_unit_test(test_05_what_cannot_be_emitted),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -123,6 +123,18 @@ static void test_05_handmade_kinds(void **state)
 	accept(*state, &s, &w);
 	assert_false(w.vmm_fabric);
 	assert_true(slice_is(w.export_id, H8 H8));
+	assert_false(w.has_fd);
+	spec_set(&s, "_fd", LIT("N"));
+	accept(*state, &s, &w);
+	assert_false(w.has_fd);
+	spec_set(&s, "_fd", LIT("K\x07"));
+	accept(*state, &s, &w);
+	assert_true(w.has_fd);
+	assert_int_equal(w.fd, 7);
+	spec_set(&s, "_fd", LIT("J\xff\xff\xff\xff"));
+	refuse(*state, &s, -EPROTO, "_fd is negative");
+	spec_set(&s, "_fd", LIT("\x8a\x05\0\0\0\x80\0"));
+	refuse(*state, &s, -EPROTO, "_fd is no descriptor");
 	s = spec_d();
 	accept(*state, &s, &w);
 	assert_true(slice_is(w.shm_name, "/lm_1"));
