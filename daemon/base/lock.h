@@ -21,6 +21,7 @@ enum lk_rank {
 	LK_SEG,      /* index of a segment store (daemon/seg) */
 	LK_NAMES,    /* names of what is below L1 (daemon/seg) */
 	LK_GPU_DOOR, /* arena slices being registered with CUDA (transport/cuda) */
+	LK_GPU_MAP,  /* memory of engines mapped on one GPU: held while the driver maps (transport/cuda) */
 	LK_GPU,      /* one GPU: context, mappings, inbox (transport/cuda) */
 	LK_QUEUE,    /* a worker's or the control thread's queue */
 	LK_METRICS,  /* label tables of metrics (daemon/http) */

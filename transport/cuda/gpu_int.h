@@ -70,8 +70,18 @@ int gpu_result(struct gpu *g, CUresult rc);
 
 /* ---- views (import.c) ------------------------------------------------------------------------------------------------------ */
 
+/* No lock held; no view is left. May be NULL. */
 void imports_destroy(struct imports *im);
 void imports_count(struct gpu *g, uint64_t *views, uint64_t *allocations, uint64_t *bytes);
+
+/* One allocation of another process, mapped on one GPU: counted, because a handle must not be opened twice, and closing it once unmaps it
+ * for all. Also for memory that is no view (timelines). The caller has the context current and holds no lock of LK_GPU_MAP or higher. */
+struct mapping;
+/* `handle`: 64 bytes of a CUipcMemHandle. -EACCES (`why` says what to change), -ENOMEM, -ENODEV. */
+int mapping_open(struct gpu *g, const void *handle, struct mapping **out, struct why *why);
+void mapping_put(struct mapping *m); /* the last one unmaps; NULL is allowed */
+CUdeviceptr mapping_base(const struct mapping *m);
+uint64_t mapping_bytes(const struct mapping *m);
 /* virtual memory: import_vmm.c; torch's counter: import_torch.c; both called by import.c only. */
 
 /* ---- events (event.c) -------------------------------------------------------------------------------------------------------- */
