@@ -49,6 +49,7 @@ class Engine:
         return self.client.call("UNREGISTER_KV_CACHE", self.instance)
 
     def close(self):
+        self.kv.leave(self)
         if self.own_client:
             self.client.close()
         self.kv.close()
@@ -74,28 +75,32 @@ class Engine:
         return self.client.key(tokens, start, end, rid, worker=worker, world=kw.pop("world", self.world),
                                model=kw.pop("model", self.model), salt=kw.pop("salt", self.salt), **kw)
 
-    def send_store(self, tokens, start, end, blocks, rid="s", instance=None, ids=None, event=STUB, **kw):
+    def send_store(self, tokens, start, end, blocks, rid="s", instance=None, ids=None, event=None, **kw):
         return self.client.send("STORE", self.key(tokens, start, end, rid, kw.pop("rank", self.rank), **kw),
                                 self.instance if instance is None else instance,
-                                self.ids(blocks) if ids is None else ids, event)
+                                self.ids(blocks) if ids is None else ids, self.kv.event() if event is None else event)
 
-    def send_retrieve(self, tokens, start, end, blocks, rid, skip=0, instance=None, ids=None, event=STUB, **kw):
+    def send_retrieve(self, tokens, start, end, blocks, rid, skip=0, instance=None, ids=None, event=None, **kw):
         return self.client.send("RETRIEVE", self.key(tokens, start, end, rid, kw.pop("rank", self.rank), **kw),
                                 self.instance if instance is None else instance,
-                                self.ids(blocks) if ids is None else ids, event, skip)
+                                self.ids(blocks) if ids is None else ids, self.kv.event() if event is None else event,
+                                skip)
 
     def flag(self, uid, timeout=None):
-        """The bool of a STORE or RETRIEVE reply; the event is the stub, or empty where the request was no good."""
+        """The bool of a STORE or RETRIEVE reply, whose event is checked and waited for."""
         event, flag = self.client.recv(uid, timeout)
-        if event != STUB and (flag or event != b""):
-            raise BadReply("a CPU client gets event %r" % event)
+        self.kv.reply(event, flag)
         return flag
 
     def store(self, tokens, start, end, blocks, rid="s", **kw):
-        return self.flag(self.send_store(tokens, start, end, blocks, rid, **kw))
+        flag = self.flag(self.send_store(tokens, start, end, blocks, rid, **kw))
+        self.kv.settle(self.client.port)
+        return flag
 
     def retrieve(self, tokens, start, end, blocks, rid, skip=0, **kw):
-        return self.flag(self.send_retrieve(tokens, start, end, blocks, rid, skip, **kw))
+        flag = self.flag(self.send_retrieve(tokens, start, end, blocks, rid, skip, **kw))
+        self.kv.settle(self.client.port)
+        return flag
 
     def lookup_only(self, tokens, rid, tp=1, **kw):
         """LOOKUP; returns what the status queries take (job id or request id)."""

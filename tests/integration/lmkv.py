@@ -8,6 +8,7 @@ import os
 import numpy
 
 from lmpickle import CPU_MODULE, ITEM, WORDS, shm_wrapper
+from lmwire import STUB, BadReply
 
 MLA = {3, 5}
 HND = {6, 7, 8, 10}
@@ -151,9 +152,12 @@ class KV:
                 self.base.append(0)
         for shm, at, n in zip(self.shms, self.base, extents):
             words = numpy.frombuffer(shm.map, WORDS[self.item])[at:at + n]
-            words[:] = rng.integers(0, 1 << (8 * self.item), n, dtype=WORDS[self.item], endpoint=False) \
-                if self.item < 8 else rng.integers(0, 1 << 62, n, dtype=numpy.uint64)
+            words[:] = self._random(rng, n)
             self.words.append(words)
+
+    def _random(self, rng, n):
+        return rng.integers(0, 1 << (8 * self.item), n, dtype=WORDS[self.item], endpoint=False) if self.item < 8 else \
+            rng.integers(0, 1 << 62, n, dtype=numpy.uint64)
 
     def close(self):
         for shm in dict.fromkeys(self.shms):
@@ -173,6 +177,22 @@ class KV:
     def wrappers(self, protocol=4, mod=CPU_MODULE):
         return [shm_wrapper(shm.name, shm.size, self.dtype, *self.view(i), storage_offset=self.base[i],
                             protocol=protocol, mod=mod) for i, shm in enumerate(self.shms)]
+
+    # ---- events of requests and replies; CPU clients have none ------------------------------------------------------
+    def event(self):
+        """What goes into STORE and RETRIEVE."""
+        return STUB
+
+    def reply(self, event, flag):
+        """The event of a reply: the stub, or empty where the request was no good."""
+        if event != STUB and (flag or event != b""):
+            raise BadReply("a CPU client gets event %r" % event)
+
+    def settle(self, port):
+        """After it the server has made visible, and given back, what earlier replies stood for."""
+
+    def leave(self, engine):
+        """The engine is about to end."""
 
     def hints(self):
         NB, BS, NH, HS = self.geo[0]
@@ -203,28 +223,37 @@ class KV:
     def read(self, blocks, layers=None):
         """Canonical [kv, layers, tokens, heads * size] words of these blocks (layers of one geometry)."""
         layers = range(self.nl) if layers is None else layers
-        out = []
+        out, words = [], self._load()
         for k in range(self.kv):
             for l in layers:
                 i, at = self._index(l, k, blocks)
-                out.append(self.words[i][at])
+                out.append(words[i][at])
         NB, BS, NH, HS = self.geo[layers[0]]
         return numpy.stack(out).reshape(self.kv, len(layers), len(blocks) * BS, NH * HS)
 
     def write(self, blocks, data, layers=None, words=None):
         """Writes canonical words into these blocks, of the cache itself or of a snapshot of it."""
         layers = range(self.nl) if layers is None else layers
-        words = self.words if words is None else words
+        into = self._load() if words is None else words
         for k in range(self.kv):
             for n, l in enumerate(layers):
                 i, at = self._index(l, k, blocks)
-                words[i][at] = data[k][n].reshape(-1)
+                into[i][at] = data[k][n].reshape(-1)
+        if words is None:
+            self._save(into)
+
+    def _load(self):
+        """The words of each tensor with their padding; here those of the cache itself."""
+        return self.words
+
+    def _save(self, words):
+        """Puts back what _load gave."""
 
     def snapshot(self):
-        return [w.copy() for w in self.words]
+        return [w.copy() for w in self._load()]
 
     def same(self, snapshot):
-        return all(numpy.array_equal(a, b) for a, b in zip(self.words, snapshot))
+        return all(numpy.array_equal(a, b) for a, b in zip(self._load(), snapshot))
 
 
 def per_chunk(data, chunk):

@@ -1,0 +1,235 @@
+"""Paged KV caches in GPU memory: lmkv.KV over CUDA, exported as engines export it (section 8 of the protocol description)."""
+import atexit
+import collections
+import itertools
+import mmap
+import os
+import random
+import time
+import zlib
+
+import numpy
+
+import lmcuda
+import lmdaemon
+from lmkv import KV
+from lmpickle import DTYPES, WORDS, ext1, wrapper
+from lmwire import SLOW, BadReply, NoReply
+
+OLD_MODULE, NEW_MODULE = "lmcache.v1.multiprocess.custom_types", "lmcache.v1.platform.cuda.ipc_wrapper"
+KEPT_EVENTS = 2048      # longer than any test pipelines requests
+LEAD = 3 * 512          # torch's allocator hands out multiples of 512 bytes
+
+
+def daemon_args(*more):
+    """Flags of a daemon that finds the driver which this process uses."""
+    return ("--cuda-library", lmcuda.LIBRARY) + more
+
+
+class Counters:
+    """torch's file of reference counters: int64s in shared memory, one per storage handed out, 1 until the importer lets go."""
+    SLOTS = 10000
+    _mine = {}
+
+    def __init__(self):
+        self.name = "/torch_%d_%d_0" % (os.getpid(), random.SystemRandom().randrange(1 << 31))
+        self.fd = os.open("/dev/shm" + self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.ftruncate(self.fd, self.SLOTS * 8)
+        self.map = mmap.mmap(self.fd, self.SLOTS * 8)
+        self.values = numpy.frombuffer(self.map, numpy.int64)
+        self.next = 0
+        atexit.register(self.unlink, os.getpid())
+
+    @classmethod
+    def of_this_process(cls):
+        mine = cls._mine.get(os.getpid())
+        if mine is None or mine.next == cls.SLOTS:
+            mine = cls._mine[os.getpid()] = cls()
+        return mine
+
+    def take(self):
+        index, self.next = self.next, self.next + 1
+        self.values[index] = 1
+        return index
+
+    def unlink(self, pid):
+        if pid == os.getpid() and os.path.exists("/dev/shm" + self.name):
+            os.unlink("/dev/shm" + self.name)
+
+
+_slots = itertools.count()
+
+
+class GpuKV(KV):
+    """`kind`: A (torch's handle with prefix, `version` of it; 0: the bare 64 bytes), B (raw), fd, fabric. `place`: shared (all tensors in
+    one allocation, as torch's allocator has them) or own. `timeline`: events as counters, of the isolated form."""
+    kind, version, place, timeline, ordinal = "A", 2, "shared", False, 0
+
+    def __init__(self, *args, **kw):
+        for name in ("kind", "version", "place", "timeline", "ordinal"):
+            setattr(self, name, kw.pop(name, getattr(self, name)))
+        self.gpu = lmcuda.gpu(self.ordinal)
+        self.stream = lmcuda.Stream(self.gpu)
+        self.sent, self.counters, self.slot = collections.deque(), [], next(_slots) % lmcuda.Timeline.SLOTS
+        self.registered_at, self.unknown = None, False
+        super().__init__(*args, **kw)
+
+    # ---- memory -------------------------------------------------------------------------------------------------------------
+    def _memory(self, size):
+        if self.kind in ("fd", "fabric"):
+            return lmcuda.VirtualMemory(self.gpu, size, lmcuda.POSIX_FD if self.kind == "fd" else lmcuda.FABRIC)
+        return lmcuda.Memory(self.gpu, size)
+
+    def _allocate(self, seed):
+        """Storages: (allocation, bytes from its start, bytes); tensor i lies base[i] elements into storage[i]."""
+        self.extents = [dims[0] * st[0] for dims, st in zip(self.shapes, self.strides)]
+        sizes = [n * self.item for n in self.extents]
+        self.storages, self.base = [], [0] * len(sizes)
+        if self.one_shm:
+            self.base = [24 + n for n in itertools.accumulate([0] + self.extents[:-1])]
+            sizes = [(24 + sum(self.extents)) * self.item]
+        ends = list(itertools.accumulate((n + 511) // 512 * 512 for n in sizes))
+        if self.place == "shared":
+            self.memories = [self._memory(LEAD + ends[-1])]
+            self.storages = [(self.memories[0], LEAD + at, n) for at, n in zip([0] + ends[:-1], sizes)]
+        else:
+            self.memories = [self._memory(n) for n in sizes]
+            self.storages = [(m, 0, n) for m, n in zip(self.memories, sizes)]
+        if self.one_shm:
+            self.storages *= len(self.shapes)
+        rng = numpy.random.default_rng(seed)
+        for memory in self.memories:
+            memory.upload(rng.bytes(memory.size))
+        for i, words in enumerate(self._fetch()[1]):
+            words[:] = self._random(rng, words.size)
+            self._put(i, words)
+        self.outside = self._outside(self._fetch())
+
+    def _range(self, i):
+        """(allocation, first byte, bytes) of tensor i."""
+        memory, at, _ = self.storages[i]
+        return memory, at + self.base[i] * self.item, self.extents[i] * self.item
+
+    def _fetch(self):
+        """(bytes of each allocation, words of each tensor in them)."""
+        raw = [memory.download(numpy.empty(memory.size, numpy.uint8)) for memory in self.memories]
+        words = []
+        for i in range(len(self.shapes)):
+            memory, at, n = self._range(i)
+            words.append(raw[self.memories.index(memory)][at:at + n].view(WORDS[self.item]))
+        return raw, words
+
+    def _outside(self, fetched):
+        """A checksum of what lies in the allocations but in no tensor."""
+        raw, words = fetched
+        for w in words:
+            w[:] = 0
+        return [zlib.crc32(r) for r in raw]
+
+    def _put(self, i, words):
+        memory, at, _ = self._range(i)
+        memory.upload(words, at)
+
+    def _load(self):
+        return self._fetch()[1]
+
+    def _save(self, words):
+        for i, w in enumerate(words):
+            self._put(i, w)
+
+    def same(self, snapshot):
+        raw, words = self._fetch()
+        good = all(numpy.array_equal(a, b) for a, b in zip(words, snapshot))
+        return good and self._outside((raw, words)) == self.outside
+
+    def close(self):
+        for memory in self.memories:
+            memory.close()
+        while self.sent:
+            self.sent.popleft().close()
+        self.stream.close()
+
+    # ---- what goes into REGISTER ----------------------------------------------------------------------------------------------
+    def fields(self, i, counter=True):
+        """Attributes of tensor i's wrapper: (class, fields)."""
+        memory, at, n = self.storages[i]
+        dims, stride = self.view(i)
+        common = {"dtype": DTYPES[self.dtype], "shape": dims, "stride": stride, "storage_offset": self.base[i],
+                  "device_uuid": self.gpu.uuid}
+        if self.kind == "A":
+            file = Counters.of_this_process()
+            index = file.take()
+            self.counters.append((file, index))
+            prefix = bytes([self.version]) + b"c" if self.version else b""
+            handle = (self.ordinal, prefix + memory.handle(), n, at, file.name.encode(), index, bytes(64), False)
+            return "CudaIPCWrapper", {"handle": handle, **common}
+        if self.kind == "B":
+            return "RawCudaIPCWrapper", {"_ipc_handle_reserved": memory.handle(), "_alloc_offset": at, "_nbytes": n, "handle": None,
+                                         **common, "_opens": 0}
+        name = os.urandom(16)
+        return "VmmCudaIPCWrapper", {"_export_id": name, "_kind": "posix_fd" if self.kind == "fd" else "fabric",
+                                     "_fabric_blob": memory.fabric, "_fd": None, "_alloc_size": memory.size, "_alloc_offset": at,
+                                     "_nbytes": n, "handle": name, **common, "_opens": 0}
+
+    def wrappers(self, protocol=4, mod=None):
+        mod = mod or (NEW_MODULE if self.version == 3 or self.kind in ("fd", "fabric") else OLD_MODULE)
+        out = []
+        for i in range(len(self.shapes)):
+            name, fields = self.fields(i)
+            out.append(ext1(wrapper(mod, name, fields, protocol)))
+        return out
+
+    def held(self):
+        """How many of the storages handed out the importer has not let go, by torch's counters."""
+        return sum(int(file.values[index]) for file, index in self.counters)
+
+    # ---- events -----------------------------------------------------------------------------------------------------------------
+    def event(self):
+        if self.timeline:
+            if None not in self.gpu.timelines:
+                self.gpu.timelines[None] = lmcuda.Timeline(self.gpu)
+            return self.gpu.timelines[None].record(self.stream, self.slot)
+        event = lmcuda.Event(self.gpu).record(self.stream)
+        self.sent.append(event)
+        if len(self.sent) > KEPT_EVENTS:
+            self.sent.popleft().close()
+        return event.handle()
+
+    def reply(self, event, flag):
+        """What torch does with every reply, also a negative one: opens its event and waits for it."""
+        want = lmcuda.TIMELINE_BYTES if self.timeline else lmcuda.EVENT_BYTES
+        if self.unknown and not flag and event == b"":
+            return
+        if len(event) != want:
+            raise BadReply("an event of %d bytes, not %d: %r" % (len(event), want, event[:90]))
+        if self.timeline:
+            lmcuda.timeline_wait(self.gpu, self.stream, event)
+            self.stream.wait(20 * SLOW)
+            return
+        got = lmcuda.Event(self.gpu, event)
+        self.stream.wait_event(got)
+        self.stream.wait(20 * SLOW)
+        got.close()
+
+    def settle(self, port):
+        """Objects are readable, and locks are back, a moment after the event: when the server has seen it."""
+        for daemon in lmdaemon._live:
+            if daemon.port == port:
+                daemon.wait(lambda: copies_waiting(daemon) == 0, 5)
+
+    def leave(self, engine):
+        """Memory is freed after the importer has let go of it."""
+        try:
+            engine.client.call("UNREGISTER_KV_CACHE", engine.instance, timeout=2 * SLOW)
+        except NoReply:
+            time.sleep(0.01)
+
+
+def copies_waiting(daemon):
+    """Copies on the GPUs that are not finished."""
+    return sum(g.get("waiting", 0) + g.get("in_flight", 0) for g in gpus(daemon))
+
+
+def gpus(daemon):
+    """What /status says of the GPUs."""
+    return (daemon.status().get("gpu") or {}).get("gpus", [])
