@@ -30,6 +30,8 @@ enum conf_spill { CONF_SPILL_NEAR, CONF_SPILL_EVICT };
 enum conf_l2_store { CONF_L2_STORE_DEFAULT, CONF_L2_STORE_SKIP_L1 };
 enum conf_l2_prefetch { CONF_L2_PREFETCH_DEFAULT, CONF_L2_PREFETCH_RETAIN };
 enum conf_l2_admission { CONF_L2_ADMIT_ALL, CONF_L2_ADMIT_SECOND_TOUCH };
+enum conf_cuda { CONF_CUDA_AUTO, CONF_CUDA_OFF, CONF_CUDA_REQUIRED };
+enum conf_gpu_path { CONF_GPU_AUTO, CONF_GPU_DIRECT, CONF_GPU_BATCH, CONF_GPU_STAGED };
 
 /* The values of an option that may be given several times, in order. */
 #define CONF_LIST_MAX 16u
@@ -63,6 +65,7 @@ struct conf {
 	char *instance_id;                          /* NULL: a random UUID */
 	double worker_reap_timeout_seconds;         /* 120; 0 = off, else >= 30 */
 	double worker_registration_grace_seconds;   /* 3600 */
+	bool isolated_ipc;                          /* upstream's; says nothing here */
 	uint32_t null_block_id;                     /* 0 */
 	enum conf_engine engine_type;
 	enum conf_wire transport;
@@ -107,6 +110,11 @@ struct conf {
 	enum conf_spill numa_spill;
 	uint32_t numa_check_seconds; /* 30; 0 = off */
 	char *l1_pages;              /* "auto", "2m", "1g,2m,4k" */
+	enum conf_cuda cuda;
+	char *cuda_library;           /* NULL: libcuda.so.1 */
+	uint32_t gpu_staging_size_mb; /* 64 */
+	enum conf_gpu_path gpu_copy_path;
+	uint32_t gpu_blocks; /* 0 = measured */
 	/* Not options: what the two texts above say. */
 	struct conf_map_node map[CONF_MAX_MAP];
 	uint32_t nmap;

@@ -59,7 +59,7 @@ static json_t *our_config(const struct conf *c)
 {
 	return json_pack(
 		"{s:s, s:s?, s:s?, s:s?, s:b, s:I, s:I, s:b, s:s, s:b, s:s, s:s, s:s?, s:s, s:I, s:s, s:f, s:I, s:I, "
-		"s:s}",
+		"s:s, s:s, s:s?, s:I, s:s, s:I, s:b}",
 		"version", CONF_VERSION, "config", c->config, "dialect", c->dialect, "state_dir", c->state_dir,
 		"insecure_allow_remote", (int)c->insecure_allow_remote, "max_tokens", (json_int_t)c->max_tokens,
 		"max_message_mb", (json_int_t)c->max_message_mb, "legacy_metrics", (int)c->legacy_metrics, "log_level",
@@ -68,7 +68,10 @@ static json_t *our_config(const struct conf *c)
 		"numa_check_seconds", (json_int_t)c->numa_check_seconds, "l1_pages", c->l1_pages,
 		"l2_prefetch_stall_seconds", c->l2_prefetch_stall_seconds, "l2_prefetch_max_mb",
 		(json_int_t)c->l2_prefetch_max_mb, "l2_dirty_max_percent", (json_int_t)c->l2_dirty_max_percent,
-		"l2_admission", name(c, CONF_AT_l2_admission));
+		"l2_admission", name(c, CONF_AT_l2_admission), "cuda", name(c, CONF_AT_cuda), "cuda_library",
+		c->cuda_library, "gpu_staging_size_mb", (json_int_t)c->gpu_staging_size_mb, "gpu_copy_path",
+		name(c, CONF_AT_gpu_copy_path), "gpu_blocks", (json_int_t)c->gpu_blocks, "isolated_ipc",
+		(int)c->isolated_ipc);
 }
 
 /* The same sections go by other names at /conf than in the plugins' blob. */

@@ -35,6 +35,13 @@ static const struct conf_name conf_l2_prefetch_names[] = {
 	{"default", CONF_L2_PREFETCH_DEFAULT}, {"retain", CONF_L2_PREFETCH_RETAIN}, {NULL, 0}};
 static const struct conf_name conf_l2_admission_names[] = {
 	{"all", CONF_L2_ADMIT_ALL}, {"second-touch", CONF_L2_ADMIT_SECOND_TOUCH}, {NULL, 0}};
+static const struct conf_name conf_cuda_names[] = {
+	{"auto", CONF_CUDA_AUTO}, {"off", CONF_CUDA_OFF}, {"required", CONF_CUDA_REQUIRED}, {NULL, 0}};
+static const struct conf_name conf_gpu_path_names[] = {{"auto", CONF_GPU_AUTO},
+						       {"direct", CONF_GPU_DIRECT},
+						       {"batch", CONF_GPU_BATCH},
+						       {"staged", CONF_GPU_STAGED},
+						       {NULL, 0}};
 static const struct conf_name conf_spill_names[] = {{"near", CONF_SPILL_NEAR}, {"evict", CONF_SPILL_EVICT}, {NULL, 0}};
 /* WARN and CRITICAL are what Python's logging also understands. */
 static const struct conf_name conf_log_names[] = {{"DEBUG", LOG_LVL_DEBUG},
