@@ -1,11 +1,7 @@
 #include "transport/cuda/driver.h"
 
-#include "daemon/base/mem.h"
-
 #include <dlfcn.h>
 #include <errno.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <string.h>
 
 #define LIBRARY "libcuda.so.1"
@@ -50,59 +46,26 @@ static int start(struct cuda_driver *cu, struct why *why)
 	return rc ? why_set(why, -EIO, "cuDriverGetVersion: %s", cuda_error(cu, rc)) : 0;
 }
 
-static int load(const char *library, struct cuda_driver *cu, struct why *why)
+int cuda_driver_load(const char *library, struct cuda_driver *out, struct why *why)
 {
-	void *lib = dlopen(library, RTLD_NOW | RTLD_LOCAL);
 	get_proc get = NULL;
-	void *fn;
+	void *lib, *fn;
 	int rc;
 
-	if (!lib)
+	*out = (struct cuda_driver){0};
+	library = library && *library ? library : LIBRARY;
+	lib = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+
+	if (!lib) /* the loader names the library */
 		return why_set(why, -ENOENT, "no NVIDIA driver: %s", dlerror());
 	fn = dlsym(lib, "cuGetProcAddress_v2");
 	memcpy(&get, &fn, sizeof(get));
-	rc = get ? find_all(get, cu, why)
+	rc = get ? find_all(get, out, why)
 		 : why_set(why, -ENOSYS, "%s has no cuGetProcAddress_v2: a driver of CUDA 12 or newer is needed",
 			   library);
 	if (!rc)
-		rc = start(cu, why);
+		rc = start(out, why);
 	return rc; /* never closed: its threads run on */
-}
-
-struct loaded {
-	struct loaded *next;
-	char library[256];
-	struct cuda_driver cu;
-};
-
-int cuda_driver_load(const char *library, const struct cuda_driver **out, struct why *why)
-{
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	static struct loaded *all; /* what the loader keeps anyway: one table per library, for ever */
-	struct loaded *l;
-	int rc = 0;
-
-	library = library && *library ? library : LIBRARY;
-	if (strlen(library) >= sizeof(l->library))
-		return why_set(why, -EINVAL, "the name of the CUDA library is too long");
-	pthread_mutex_lock(&lock);
-	for (l = all; l && strcmp(l->library, library) != 0; l = l->next)
-		;
-	if (!l) {
-		l = mem_calloc(1, sizeof(*l));
-		rc = l ? load(library, &l->cu, why) : why_set(why, -ENOMEM, "out of memory");
-		if (rc) {
-			mem_free(l);
-		} else {
-			strcpy(l->library, library);
-			l->next = all;
-			all = l;
-		}
-	}
-	if (!rc)
-		*out = &l->cu;
-	pthread_mutex_unlock(&lock);
-	return rc;
 }
 
 /* ---- errors --------------------------------------------------------------------------------------------------------------- */

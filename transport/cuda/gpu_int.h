@@ -1,6 +1,7 @@
 /* gpu_int.h - inside transport/cuda: the state of a GPU, and what the parts of the module ask of each other.
  *
- * door.c, device.c: the door, GPUs, contexts.  thread.c: a GPU's thread.  import*.c: mappings.  event*.c: events and timelines.
+ * door.c, device.c: the door, GPUs, contexts.  lifetime.c: engines come and go.  thread.c, submit.c: a GPU's thread and the way to it.
+ * import*.c: mappings.  event.c, timeline.c: events and timelines.
  * pinned.c: the arena's registration.  copy*.c, plan.c, calibrate.c, kernels.c: how bytes move.
  * Every CUDA call needs the GPU's context current in its thread: gpu_enter.
  */
@@ -29,22 +30,32 @@ struct gpu {
 	CUdevice device;
 	struct gpu_facts facts;
 
-	struct lk lk;   /* the rest up to the thread's own; LK_GPU */
-	CUcontext ctx;  /* NULL: nobody registered memory of it */
-	uint32_t users; /* views and engines that hold the context */
-	uint32_t epoch; /* + 1 with every context that broke */
+	/* `lk` (LK_GPU): the context, the mappings, and which copier there is */
+	struct lk lk;
+	CUcontext ctx;       /* NULL: nobody registered memory of it */
+	uint32_t users;      /* views, engines and the arena's registration hold the context */
+	uint32_t ctx_epoch;  /* of `epoch`, when this context was made */
+	pthread_cond_t idle; /* no user is left */
 	struct imports *imports;
-	struct gpu_copy *inbox, **inbox_tail;
-	uint32_t queued;
-	bool stop, started;
-	pthread_cond_t wake;
-	pthread_t thread;
-	_Atomic uint64_t progress_ns;
-	_Atomic bool lost; /* the context broke; a new one is made when the last user of this one is gone */
+	struct copier *copier; /* made and destroyed by the GPU's thread, which alone uses it but for copier_status */
 
-	/* the thread's own */
-	struct copier *copier;
-	struct gpu_copy *flight, **flight_tail; /* queued on the device, in order per stream */
+	/* Seen without a lock. A broken context keeps its users until they let it go; then the next one can be made. */
+	_Atomic bool lost;
+	_Atomic uint32_t epoch; /* + 1 with every context that broke */
+	_Atomic uint64_t progress_ns;
+	_Atomic uint64_t oldest_ns; /* when the oldest copy on the device was queued there; UINT64_MAX: none is */
+
+	/* `in` (LK_QUEUE): what other threads hand to the GPU's. */
+	struct lk in;
+	pthread_cond_t wake, answered;
+	struct gpu_copy *inbox, **inbox_tail;
+	struct gpu_engine *made, *dropped; /* to be set up; to be let go */
+	uint32_t queued;                   /* copies that wait, in the inbox and after it */
+	bool sleeping, stop, started, ended;
+	uint64_t stop_ns; /* with stop: when to leave what is under way */
+	pthread_t thread;
+
+	struct gpu_engine *engines; /* the thread's own */
 	struct {
 		_Atomic uint64_t copies[2], bytes[2], failed, in_flight, path_bytes[GPU_PATHS], unregistered_bytes,
 			events, engines, lost;
@@ -53,20 +64,54 @@ struct gpu {
 
 struct gpu_door {
 	const struct cuda_driver *cu;
+	struct cuda_driver driver; /* where `cu` points, unless a test brought its own */
 	struct gpu_conf conf;
+	struct gpu_memory *memory; /* of conf */
 	struct pinned *pinned;
 	uint32_t ngpus;
 	struct gpu gpu[GPU_MAX];
 };
 
+/* gpu_door_open with a driver that is loaded already. Borrowed. */
+int gpu_door_open_on(const struct cuda_driver *cu, const struct gpu_conf *conf, struct gpu_door **out, struct why *why);
+
+int gpu_init(struct gpu_door *d, uint32_t index, struct why *why); /* the facts of a device; no context */
+void gpu_fini(struct gpu *g);
 struct gpu *gpu_by_uuid(struct gpu_door *d, struct slice uuid); /* with or without "GPU-", any case; NULL */
-/* Makes the primary context current in this thread, and makes it first if nobody has yet: counts a user. 0, -ENODEV, -ENOMEM, -EIO. */
+/* Makes the primary context current in this thread, and makes it first if nobody has yet: counts a user. Where the context broke it waits
+ * a while for its last user to go. 0, -ENODEV, -ENOMEM, -EIO. Never with g->lk held. */
 int gpu_hold(struct gpu *g, struct why *why);
 void gpu_release(struct gpu *g); /* the last one gives the context back */
 /* A user's thread: makes the context current. 0 or -ENODEV (lost). */
 int gpu_enter(struct gpu *g);
-/* The result of any call: notices a context that broke. Returns cuda_errno. */
+/* The result of any call: notices a context that broke. Returns cuda_errno; CUDA_ERROR_NOT_READY is -EAGAIN. */
 int gpu_result(struct gpu *g, CUresult rc);
+
+/* ---- a GPU's thread (thread.c) and the way to it (submit.c, lifetime.c) ---------------------------------------------------------- */
+
+/* Copies of one engine and direction that are on the device at a time. The others wait with us, where a stuck stream cannot keep them and
+ * where they can be given up. */
+#define GPU_AHEAD 8u
+/* How long copies of an engine that was put may still wait for their events: after it they fail with -ECANCELED. The event of a killed
+ * engine never comes. */
+#define GPU_GRACE_MS 500u
+
+/* A client's event. Nothing of a copy is queued on the device before it has happened: waits that are queued there could never be taken
+ * back. */
+struct event_wait {
+	CUevent event;  /* of the form of GPU_EVENT bytes; or */
+	CUdeviceptr at; /* of a timeline's slot, which is to reach `sequence` */
+	uint64_t sequence;
+	bool open, reading;
+};
+
+int gpu_thread_start(struct gpu *g, struct why *why); /* if it is not there */
+/* Waits until `until_ns`. False: it is stuck in the driver, or copies are still under way; nothing of this GPU can be freed then. */
+bool gpu_thread_stop(struct gpu *g, uint64_t until_ns);
+/* On the GPU's thread: makes what an engine has on the device (the first one: the copier, too); takes it all down. */
+int gpu_engine_setup(struct gpu_engine *e, struct why *why);
+void gpu_engine_teardown(struct gpu_engine *e);
+void gpu_engine_unref(struct gpu_engine *e); /* any thread */
 
 /* ---- views (import.c) ------------------------------------------------------------------------------------------------------ */
 
@@ -90,23 +135,43 @@ struct events; /* of an engine */
 /* `like`: GPU_EVENT or GPU_TIMELINE. The GPU's thread, context current. */
 int events_create(struct gpu *g, struct events **out, struct why *why);
 void events_destroy(struct events *ev);
-/* The stream waits for the client's event. -EINVAL (a handle that is none), -EACCES. */
-int events_wait(struct events *ev, CUstream s, struct slice handle);
+/* A client's event: opens it (-EINVAL: a handle that is none; -EACCES: it cannot be opened); whether it has happened (1, 0, an error); and
+ * lets it go, in any state. `w` is the caller's, zeroed; `lane` below EVENT_LANES: the same for one wait at a time. */
+#define EVENT_LANES 2u
+int events_open(struct events *ev, struct slice handle, struct event_wait *w);
+int events_reached(struct events *ev, struct event_wait *w, uint32_t lane);
+void events_close(struct events *ev, struct event_wait *w);
 /* Records, on `s`, an event that clients can open, and gives its handle. Stays valid while the engine lives or GPU_REPLIES later ones
  * were recorded and this one was reached. */
 #define GPU_REPLIES 2048u
 int events_record(struct events *ev, CUstream s, uint32_t like, uint8_t *out, uint32_t *n);
 /* One that has happened. */
-int events_idle(struct events *ev, uint32_t like, uint8_t *out, uint32_t *n);
+uint32_t events_idle(const struct events *ev, uint32_t like, uint8_t *out); /* bytes; any thread */
+
+/* timeline.c */
+struct timelines;
+int timelines_create(struct gpu *g, struct timelines **out, struct why *why);
+void timelines_destroy(struct timelines *t);
+int timelines_record(struct timelines *t, CUstream s, uint8_t out[GPU_TIMELINE]);
+void timelines_idle(const struct timelines *t, uint8_t out[GPU_TIMELINE]);
+/* The address of the slot that a client's handle names, mapped for as long as `t` lives. -EINVAL, -EACCES, -ENOMEM. */
+int timelines_find(struct timelines *t, const uint8_t handle[GPU_TIMELINE], CUdeviceptr *at, uint64_t *sequence);
+/* 1 if the slot has reached `sequence`, 0 not yet. `reading`: kept between calls. */
+int timelines_reached(struct timelines *t, CUdeviceptr at, uint64_t sequence, uint32_t lane, bool *reading);
 
 /* ---- the arena's registration (pinned.c) --------------------------------------------------------------------------------------- */
 
 int pinned_create(struct gpu_door *d, struct pinned **out);
-void pinned_destroy(struct pinned *p);
-/* A GPU is in use: begin, in a thread of its own; a context current there. */
+/* `leave`: a device may still use the memory; everything is left as it is. */
+void pinned_destroy(struct pinned *p, bool leave);
+/* An engine of g came: the arena is registered from now on, in a thread of its own, in the context of one of the GPUs in use. Went: with
+ * the last one of all GPUs everything is unregistered and that context let go, soon. */
 void pinned_begin(struct pinned *p, struct gpu *g);
-/* [p, p + n) can be copied to and from asynchronously. */
+void pinned_end(struct pinned *p, struct gpu *g);
+/* [at, at + n) can be copied to and from asynchronously, in one copy: it lies within one slice, and that is registered. */
 bool pinned_covers(const struct pinned *p, const void *at, uint64_t n);
+/* How many bytes from `at` on lie in one registered slice; 0: none. One copy must not reach from one slice into the next. */
+uint64_t pinned_run(const struct pinned *p, const void *at);
 void pinned_count(const struct pinned *p, uint64_t *bytes, uint64_t *ns);
 json_t *pinned_status(const struct pinned *p);
 
@@ -117,16 +182,26 @@ struct gpu_engine {
 	const struct kv_layout *layout;
 	struct gpu_view **views;
 	uint32_t nviews, epoch;
-	_Atomic uint32_t refs; /* the creator and its copies */
-	_Atomic bool put;
+	_Atomic uint32_t refs;   /* the creator and its copies */
+	_Atomic uint64_t put_ns; /* 0: it is in use */
 	void (*gone)(void *arg);
 	void *gone_arg;
 	struct events *events;
 	struct engine_tables *tables; /* copy.c: planes on the device, ranges for direct copies */
+
+	struct gpu_engine *next; /* in the GPU's lists */
+	struct why *why;         /* while it is made: the waiting thread's */
+	int made;                /* 1: not yet; else how it went */
+	struct lane {
+		struct gpu_copy *wait, **wait_tail; /* not on the device yet */
+		struct event_wait event;            /* of the first of them */
+		struct gpu_copy *fly, **fly_tail;   /* queued there, in order */
+		uint32_t flying;
+	} lane[DIRECTIONS];
 };
 
 /* engine.c; any thread, no context needed. gpu_submit calls copier_take before it queues a copy: block ids, slots and event go into
- * copy->inner, which comes from a pool of the engine. copier_leave: for a copy that is never started. -ENOMEM. */
+ * copy->inner, which comes from a pool of the engine; copy->event points there from then on. copier_leave: for a copy that is never started. -ENOMEM. */
 int copier_take(struct gpu_copy *copy);
 void copier_leave(struct gpu_copy *copy);
 
@@ -136,13 +211,15 @@ void copier_destroy(struct copier *c);
 int copier_engine(struct copier *c, struct gpu_engine *e, struct why *why); /* makes e->tables; calibrates its shape */
 /* No copy of it is under way. Also for one whose context is lost: then the memory of that context is forgotten, not freed. */
 void copier_engine_drop(struct copier *c, struct gpu_engine *e);
-/* Queues the copy behind its event, then an event for completion. 0: it is under way, and `submitted` is told by the copier: here, or,
+/* Queues the copy, then an event for completion; the client's event has happened already (copy->event is still there: the reply has its
+ * form). -EAGAIN: no room now (staging); asked again when a copy of this GPU is done. 0: it is under way, and `submitted` is told by the copier: here, or,
  * where slots are not registered with CUDA yet and the copy goes in steps, in a later copier_poll. An error: nothing is under way
  * that touches the slots, inner is given back, and the caller tells `submitted` and `done`. */
 int copier_start(struct copier *c, struct gpu_copy *copy);
 /* 1 done, 0 not yet, or a negative error: nothing touches the slots any more (if `submitted` was not told yet, the copier told it the
- * error). In the end inner is given back, and the caller tells `done`. Poll all copies under way, not only the oldest. */
+ * error). In the end inner is given back, and the caller tells `done`. With g->lost it must come to an end. Poll all copies under way, not only the oldest. */
 int copier_poll(struct copier *c, struct gpu_copy *copy);
+/* Any thread, with g->lk held, so that the copier stays. */
 json_t *copier_status(struct copier *c);
 
 #endif
