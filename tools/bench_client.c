@@ -103,14 +103,36 @@ struct range {
 	uint64_t start, end, skip; /* tokens */
 };
 
-static void poison(struct bench_client *c, const struct range *r, uint32_t canary)
+static uint64_t at(const struct bench_client *c, uint64_t i)
 {
-	const struct engine *e = c->engine;
+	return eng_host_block(c->engine, c->blocks, i);
+}
+
+/* `canary`, here and below: which of the dealt blocks. */
+static int poison(struct bench_client *c, const struct range *r, uint64_t canary)
+{
+	struct engine *e = c->engine;
+	uint64_t bs = e->place.block_tokens;
 	for (uint32_t w = 0; w < e->nworkers; w++) {
-		for (uint64_t t = r->start; t < r->end; t += e->place.block_tokens)
-			km_poison(&e->place, e->workers[w].bases, c->blocks[t / e->place.block_tokens]);
-		km_poison(&e->place, e->workers[w].bases, canary);
+		for (uint64_t t = r->start; t < r->end; t += bs)
+			km_poison(&e->host, e->workers[w].bases, at(c, t / bs));
+		km_poison(&e->host, e->workers[w].bases, at(c, canary));
 	}
+	int rc = eng_upload(e, c->blocks, r->start / bs, (r->end - r->start) / bs, &c->why);
+	return rc ? rc : eng_upload(e, c->blocks, canary, 1, &c->why);
+}
+
+/* So that what is checked can only have come from the GPU. */
+static int fetch(struct bench_client *c, const struct range *r, uint64_t canary)
+{
+	struct engine *e = c->engine;
+	uint64_t bs = e->place.block_tokens;
+	for (uint32_t w = 0; w < e->nworkers && e->conf.gpus; w++) {
+		for (uint32_t i = 0; i < e->host.ntensors; i++)
+			memset(e->workers[w].bases[i], 0, e->host.tensor_bytes);
+	}
+	int rc = eng_download(e, c->blocks, r->start / bs, (r->end - r->start) / bs, &c->why);
+	return rc ? rc : eng_download(e, c->blocks, canary, 1, &c->why);
 }
 
 static void mismatch(struct bench_client *c, const struct eng_prompt *p, uint32_t w, uint64_t token, uint64_t runs)
@@ -127,11 +149,11 @@ static void check_chunk(struct bench_client *c, const struct eng_prompt *p, cons
 	const struct engine *e = c->engine;
 	bool right = true;
 	for (uint64_t t = first; t < first + e->chunk_tokens; t += e->place.block_tokens) {
-		uint32_t block = c->blocks[t / e->place.block_tokens];
+		uint64_t block = at(c, t / e->place.block_tokens);
 		uint8_t *const *bases = e->workers[w].bases;
 		uint64_t bad = t < r->start + r->skip
-				       ? km_check_poison(&e->place, bases, block)
-				       : km_check(&e->place, bases, block, p->chain + t, e->workers[w].shard);
+				       ? km_check_poison(&e->host, bases, block)
+				       : km_check(&e->host, bases, block, p->chain + t, e->workers[w].shard);
 		if (bad)
 			mismatch(c, p, w, t, bad);
 		right = right && bad == 0;
@@ -139,13 +161,13 @@ static void check_chunk(struct bench_client *c, const struct eng_prompt *p, cons
 	atomic_fetch_add(right ? &c->right : &c->wrong, 1);
 }
 
-static void check(struct bench_client *c, const struct eng_prompt *p, const struct range *r, uint32_t canary)
+static void check(struct bench_client *c, const struct eng_prompt *p, const struct range *r, uint64_t canary)
 {
 	const struct engine *e = c->engine;
 	for (uint32_t w = 0; w < e->nworkers; w++) {
 		for (uint64_t t = r->start; t < r->end; t += e->chunk_tokens)
 			check_chunk(c, p, r, w, t);
-		if (km_check_poison(&e->place, e->workers[w].bases, canary)) {
+		if (km_check_poison(&e->host, e->workers[w].bases, at(c, canary))) {
 			atomic_fetch_add(&c->wrong, 1);
 			mismatch(c, p, w, UINT64_MAX, 1); /* a block that no request named was written */
 		}
@@ -187,12 +209,14 @@ static int retrieve(struct bench_client *c, const struct eng_prompt *p, uint64_t
 	struct range r;
 	uint64_t right = 0, wrong = 0;
 	bool handle = e->conf.mode == ENG_HANDLE, verify = c->shared->conf.verify;
-	uint32_t bs = e->place.block_tokens, canary = c->blocks[(p->count + bs - 1) / bs];
+	uint32_t bs = e->place.block_tokens, canary = (p->count + bs - 1) / bs;
 	int rc = choose_range(c, p, hit_tokens, &r);
 	if (rc)
 		return rc;
 	if (handle && verify)
-		poison(c, &r, canary);
+		rc = poison(c, &r, canary);
+	if (rc)
+		return rc;
 	bench_busy_enter(&c->shared->busy[BENCH_RETRIEVE]);
 	uint64_t t0 = clock_ns();
 	rc = handle ? eng_retrieve(e, p, r.start, r.end, r.skip, c->blocks + r.start / bs, &c->why)
@@ -201,8 +225,12 @@ static int retrieve(struct bench_client *c, const struct eng_prompt *p, uint64_t
 	if (rc)
 		return rc;
 	account(c, BENCH_RETRIEVE, t0, km_chunk_bytes(e->conf.model, 1) * (r.end - r.start - r.skip) * e->nworkers);
-	if (handle && verify)
+	if (handle && verify) {
+		rc = fetch(c, &r, canary);
+		if (rc)
+			return rc;
 		check(c, p, &r, canary);
+	}
 	atomic_fetch_add(&c->right, right);
 	atomic_fetch_add(&c->wrong, wrong);
 	if (wrong)
@@ -210,25 +238,27 @@ static int retrieve(struct bench_client *c, const struct eng_prompt *p, uint64_t
 	return 0;
 }
 
-static void write_blocks(struct bench_client *c, const struct eng_prompt *p, uint64_t start, uint64_t end)
+static int write_blocks(struct bench_client *c, const struct eng_prompt *p, uint64_t start, uint64_t end)
 {
-	const struct engine *e = c->engine;
+	struct engine *e = c->engine;
+	uint64_t bs = e->place.block_tokens;
 	for (uint32_t w = 0; w < e->nworkers; w++)
-		for (uint64_t t = start; t < end; t += e->place.block_tokens)
-			km_write(&e->place, e->workers[w].bases, c->blocks[t / e->place.block_tokens], p->chain + t,
-				 e->workers[w].shard);
+		for (uint64_t t = start; t < end; t += bs)
+			km_write(&e->host, e->workers[w].bases, at(c, t / bs), p->chain + t, e->workers[w].shard);
+	return eng_upload(e, c->blocks, start / bs, (end - start) / bs, &c->why);
 }
 
 static int store_piece(struct bench_client *c, const struct eng_prompt *p, uint64_t start, uint64_t end)
 {
 	struct engine *e = c->engine;
 	bool handle = e->conf.mode == ENG_HANDLE, verify = c->shared->conf.verify;
-	if (handle && verify)
-		write_blocks(c, p, start, end);
+	int rc = handle && verify ? write_blocks(c, p, start, end) : 0;
+	if (rc)
+		return rc;
 	bench_busy_enter(&c->shared->busy[BENCH_STORE]);
 	uint64_t t0 = clock_ns();
-	int rc = handle ? eng_store(e, p, start, end, c->blocks + start / e->place.block_tokens, &c->why)
-			: eng_push(e, p, start, end, verify, &c->why);
+	rc = handle ? eng_store(e, p, start, end, c->blocks + start / e->place.block_tokens, &c->why)
+		    : eng_push(e, p, start, end, verify, &c->why);
 	bench_busy_leave(&c->shared->busy[BENCH_STORE]);
 	if (!rc)
 		account(c, BENCH_STORE, t0,
@@ -291,7 +321,9 @@ static int set_up(struct bench_client *c)
 				      .max_tokens = b->tokens,
 				      .timeout_ms = b->timeout_ms,
 				      .touch = true,
-				      .env = &s->env};
+				      .env = &s->env,
+				      .gpus = s->gpus,
+				      .window = b->verify};
 	int rc = eng_open(&conf, &c->engine, &c->why);
 	if (rc)
 		return rc;

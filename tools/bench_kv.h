@@ -34,7 +34,10 @@ struct bench_conf {
 	double hit_rate;
 	bool verify;
 	int timeout_ms;
+	bool on_gpu;
+	struct egpu_conf gpu;
 	struct url url;
+	struct km_model chosen; /* what `model` points to: a row of the table, changed by options */
 };
 
 struct bench_shared {
@@ -42,6 +45,7 @@ struct bench_shared {
 	const uint32_t *doc;
 	uint32_t ndoc;
 	struct eng_env env;
+	struct egpu_host *gpus; /* NULL: the KV is in shared memory */
 	_Atomic uint64_t next_family;
 	_Atomic bool stop;
 	_Atomic uint32_t running, ready;

@@ -22,12 +22,12 @@
 #define NO_FORMAT    UINT32_MAX
 #define CI_ROUNDS    16
 
-enum layout { LAYOUT_NHD, LAYOUT_HND, LAYOUT_MIXED, LAYOUT_ALL };
+enum layout { LAYOUT_NHD, LAYOUT_HND, LAYOUT_MIXED, LAYOUT_ALL, LAYOUT_CROSS_LAYER };
 
 struct bench_opts {
 	struct cli_common common;
-	const char *http_url, *model, *dialect, *document;
-	uint32_t clients, tokens, prompts, format_id, layout, mode;
+	const char *http_url, *model, *dialect, *document, *device, *library;
+	uint32_t clients, tokens, prompts, format_id, layout, mode, block_size, kv_dtype, wrapper, events;
 	uint64_t num_blocks, seed;
 	double duration, hit_rate;
 	bool verify_only, no_verify;
@@ -39,11 +39,21 @@ static const struct cli_opt rows[] = {
 	{"clients", 'c', "N", CLI_U32, FIELD(clients), 1, 256, NULL, "Engines at the same time (default 4)"},
 	{"duration", 'd', "SECONDS", CLI_REAL, FIELD(duration), 0.1, 1e6, NULL, "How long to run (default 30)"},
 	{"model", 0, "NAME", CLI_STR, FIELD(model), 0, 0, NULL,
-	 "Shape: llama-3.1-8b (default), qwen3-32b-tp4, deepseek-v3-mla"},
+	 "Shape: llama-3.1-8b (default), llama-3.1-70b-tp4, mistral-7b, qwen3-8b, qwen3-32b-tp4, gpt-oss-20b, "
+	 "deepseek-v3-mla"},
+	{"device", 0, "WHERE", CLI_STR, FIELD(device), 0, 0, NULL,
+	 "Where the KV is: cpu (default), cuda (GPU after GPU), cuda:N"},
 	{"mode", 0, "MODE", CLI_CHOICE, FIELD(mode), 0, 0, "handle|engine-driven|pickle", "Who copies, and how"},
-	{"layout", 0, "LAYOUT", CLI_CHOICE, FIELD(layout), 0, 0, "nhd|hnd|mixed|all",
+	{"layout", 0, "LAYOUT", CLI_CHOICE, FIELD(layout), 0, 0, "nhd|hnd|mixed|all|cross-layer",
 	 "KV layout; mixed and all give clients different ones"},
 	{"format-id", 0, "N", CLI_U32, FIELD(format_id), 0, KV_FORMAT_COUNT - 1, NULL, "KV format by number instead"},
+	{"block-size", 0, "N", CLI_U32, FIELD(block_size), 1, 4096, NULL, "Tokens per block (default: the model's)"},
+	{"kv-dtype", 0, "TYPE", CLI_CHOICE, FIELD(kv_dtype), 0, 0, "auto|fp8",
+	 "Elements: the model's, or one byte each"},
+	{"wrapper", 0, "KIND", CLI_CHOICE, FIELD(wrapper), 0, 0, "torch|raw", "How memory of a GPU is exported"},
+	{"events", 0, "FORM", CLI_CHOICE, FIELD(events), 0, 0, "ipc|timeline",
+	 "Events of a GPU: CUDA's, or those of isolated engines"},
+	{"cuda-library", 0, "FILE", CLI_STR, FIELD(library), 0, 0, NULL, "Another driver than libcuda.so.1"},
 	{"dialect", 0, "DN", CLI_STR, FIELD(dialect), 0, 0, NULL, "Wire dialect, D1 to D7 (default D6)"},
 	{"tokens", 0, "N", CLI_U32, FIELD(tokens), 256, 1 << 20, NULL, "Longest prompt (default 2048)"},
 	{"num-blocks", 0, "N", CLI_U64, FIELD(num_blocks), 4, 1 << 22, NULL, "Blocks of each engine (default: enough)"},
@@ -60,14 +70,6 @@ static const struct cli_opt rows[] = {
 
 /* ---- from options to a run ----------------------------------------------------------------------------------- */
 
-static const struct km_model *find_model(const char *name)
-{
-	for (uint32_t i = 0; i < km_nmodels; i++)
-		if (strcmp(name, km_models[i].name) == 0)
-			return &km_models[i];
-	return NULL;
-}
-
 static void choose_formats(struct bench_conf *c, uint32_t layout, uint32_t format_id)
 {
 	static const uint32_t mixed[] = {KV_NL_X_TWO_NB_BS_NH_HS, KV_NL_X_TWO_NB_NH_BS_HS, KV_NL_X_NB_TWO_BS_NH_HS,
@@ -82,6 +84,8 @@ static void choose_formats(struct bench_conf *c, uint32_t layout, uint32_t forma
 	} else if (layout == LAYOUT_MIXED) {
 		memcpy(c->formats, mixed, sizeof(mixed));
 		c->nformats = sizeof(mixed) / sizeof(mixed[0]);
+	} else if (layout == LAYOUT_CROSS_LAYER) {
+		c->formats[c->nformats++] = KV_NB_NL_TWO_BS_NH_HS;
 	} else {
 		c->formats[c->nformats++] = mla                    ? KV_NL_X_NB_BS_HS
 					    : layout == LAYOUT_HND ? KV_NL_X_TWO_NB_NH_BS_HS
@@ -100,12 +104,48 @@ static int check_mode(const struct cli_cmd *cmd, const struct bench_conf *c)
 	return -1;
 }
 
+static int choose_model(const struct cli_cmd *cmd, const struct bench_opts *o, struct bench_conf *c)
+{
+	const struct km_model *m = km_model_find(o->model);
+	char names[256];
+	km_model_names(names, sizeof(names));
+	if (!m)
+		return cli_usage(cmd, "--model %.64s: expected %s", o->model, names);
+	c->chosen = *m;
+	c->model = &c->chosen;
+	if (o->block_size)
+		c->chosen.block_tokens = o->block_size;
+	if (o->kv_dtype)
+		c->chosen.dtype = PK_UINT8; /* what vLLM registers for its 8-bit caches */
+	return -1;
+}
+
+static int choose_device(const struct cli_cmd *cmd, const struct bench_opts *o, struct bench_conf *c)
+{
+	char *end = NULL;
+	long n = -1;
+	if (strncmp(o->device, "cuda:", 5) == 0 && o->device[5] >= '0' && o->device[5] <= '9')
+		n = strtol(o->device + 5, &end, 10);
+	c->on_gpu = strcmp(o->device, "cuda") == 0 || (end && *end == '\0' && n < 1024);
+	if (!c->on_gpu && strcmp(o->device, "cpu") != 0)
+		return cli_usage(cmd, "--device %.64s: expected cpu, cuda or cuda:N", o->device);
+	if (!c->on_gpu && (o->wrapper || o->events || o->library))
+		return cli_usage(cmd, "--wrapper, --events and --cuda-library belong to --device cuda");
+	if (c->on_gpu && c->mode != ENG_HANDLE)
+		return cli_usage(cmd, "--device cuda: the server copies, so --mode must be handle");
+	c->gpu = (struct egpu_conf){.library = o->library,
+				    .ordinal = (int32_t)n,
+				    .workers = o->clients * c->model->workers,
+				    .wrapper = (enum egpu_wrapper)o->wrapper,
+				    .events = (enum egpu_events)o->events};
+	return -1;
+}
+
 static int to_conf(const struct cli_cmd *cmd, const struct bench_opts *o, struct bench_conf *c)
 {
 	struct km_place place;
 	struct why why;
-	*c = (struct bench_conf){.model = find_model(o->model),
-				 .mode = (enum eng_mode)o->mode,
+	*c = (struct bench_conf){.mode = (enum eng_mode)o->mode,
 				 .num_blocks = o->num_blocks,
 				 .seed = o->seed,
 				 .clients = o->clients,
@@ -116,8 +156,11 @@ static int to_conf(const struct cli_cmd *cmd, const struct bench_opts *o, struct
 				 .verify = !o->no_verify,
 				 .timeout_ms = (int)(o->common.timeout_s * 1000),
 				 .url = o->common.url};
-	if (!c->model)
-		return cli_usage(cmd, "--model %.64s: expected llama-3.1-8b|qwen3-32b-tp4|deepseek-v3-mla", o->model);
+	int code = choose_model(cmd, o, c);
+	if (code < 0)
+		code = choose_device(cmd, o, c);
+	if (code >= 0)
+		return code;
 	if (wire_dialect_parse(slice_str(o->dialect), &c->dialect))
 		return cli_usage(cmd, "--dialect %.64s: expected D1 to D7", o->dialect);
 	if (c->url.kind == URL_HTTP)
@@ -304,6 +347,7 @@ int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv)
 				      .default_url = CLI_DEFAULT_ZMQ,
 				      .default_timeout_s = 60};
 	struct bench_opts o = {.model = "llama-3.1-8b",
+			       .device = "cpu",
 			       .dialect = "D6",
 			       .document = DOCUMENT,
 			       .format_id = NO_FORMAT,
@@ -326,7 +370,13 @@ int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv)
 		return CLI_FAILED;
 	}
 	s.doc = doc;
-	code = bench(cmd, &o, &s);
+	if (s.conf.on_gpu && egpu_host_open(&s.conf.gpu, &s.gpus, &why)) {
+		cli_error(cmd, "--device %s: %s", o.device, why.text);
+		code = CLI_FAILED;
+	} else {
+		code = bench(cmd, &o, &s);
+	}
+	egpu_host_close(s.gpus);
 	mem_free(doc);
 	return code;
 }

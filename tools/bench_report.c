@@ -29,11 +29,20 @@ static void add_up(struct totals *t, struct bench_client *const *clients, uint32
 	}
 }
 
+static void show_device(struct report *r, const struct bench_shared *s)
+{
+	char text[128] = "cpu";
+	if (s->gpus)
+		egpu_host_describe(s->gpus, text, sizeof(text));
+	report_text(r, "Device", "device", "%s", text);
+}
+
 static void show_run(struct report *r, const struct bench_shared *s, const struct bench_result *result)
 {
 	static const char *const modes[] = {"handle", "engine-driven", "pickle"};
 	report_text(r, "URL", "url", "%s", s->conf.url.text);
 	report_text(r, "Model", "model", "%s", s->conf.model->name);
+	show_device(r, s);
 	report_text(r, "Mode", "mode", "%s", modes[s->conf.mode]);
 	report_text(r, "Dialect", "dialect", "%s", wire_dialect_name(s->conf.dialect));
 	report_int(r, "Clients", "clients", s->conf.clients);
@@ -130,6 +139,18 @@ static void show_correctness(struct report *r, const struct bench_shared *s, con
 		report_text(r, "Server health", "server_health", "%s", result->healthy ? "OK" : "FAIL");
 }
 
+/* What the server borrowed of torch's: only known once all engines are gone. False: it kept some. */
+static bool show_counters(struct report *r, const struct bench_shared *s)
+{
+	uint64_t counters = 0, kept = 0;
+	if (s->gpus)
+		egpu_host_counters(s->gpus, &counters, &kept);
+	if (counters)
+		report_text(r, "References given back", "references", "%llu/%llu %s",
+			    (unsigned long long)(counters - kept), (unsigned long long)counters, kept ? "FAIL" : "OK");
+	return kept == 0;
+}
+
 struct report *bench_report(const struct bench_shared *s, struct bench_client *const *clients,
 			    const struct bench_result *result, bool *good)
 {
@@ -143,7 +164,8 @@ struct report *bench_report(const struct bench_shared *s, struct bench_client *c
 		show_bandwidth(r, s, t, result);
 		show_latency(r, t);
 		show_correctness(r, s, t, result);
-		*good = t->errors == 0 && t->wrong == 0 && (t->right > 0 || !s->conf.verify) &&
+		bool counted = show_counters(r, s);
+		*good = counted && t->errors == 0 && t->wrong == 0 && (t->right > 0 || !s->conf.verify) &&
 			(result->healthy || !result->asked_health);
 	}
 	mem_free(t);

@@ -2,7 +2,8 @@
  *
  * One engine = one scheduler connection and one worker connection and context per rank, as vLLM opens them. KV tensors are
  * POSIX shared memory (`/lmcache_kv_<pid>_<n>`), unlinked once the server has mapped them, so that nothing stays behind
- * when the process is killed. Requests follow the protocol reference, section 11.1.
+ * when the process is killed; or memory of a GPU (engine_gpu.h), with events for order. Requests follow the protocol
+ * reference, section 11.1.
  *
  * Who owns what: the engine owns connections, memory and its scratch; prompts belong to the caller.
  * Threads: one per engine; `eng_env` is shared by all of a process. What can fail: everything, 0 or -errno with why.
@@ -11,6 +12,7 @@
 #define TOOLS_ENGINE_H
 
 #include "daemon/base/why.h"
+#include "tools/engine_gpu.h"
 #include "tools/kvmodel.h"
 #include "tools/url.h"
 #include "transport/zmq/client.h"
@@ -37,14 +39,18 @@ struct eng_conf {
 	int timeout_ms;
 	bool touch; /* fill the KV memory at once, so that page faults are not measured */
 	struct eng_env *env;
+	struct egpu_host *gpus; /* ENG_HANDLE: the KV is in memory of these; NULL = shared memory */
+	bool window;            /* with gpus: the CPU writes and checks blocks */
 };
 
 struct eng_worker {
 	struct ctl_client *client;
 	uint64_t instance_id;
 	uint32_t shard;
-	uint8_t *bases[KM_MAX_TENSORS]; /* ENG_HANDLE */
-	uint8_t *pool;                  /* ENG_DRIVEN: the server's arena */
+	uint8_t *bases[KM_MAX_TENSORS]; /* ENG_HANDLE: the tensors, or with a GPU those of the window */
+	struct egpu *gpu;
+	bool registered;
+	uint8_t *pool; /* ENG_DRIVEN: the server's arena */
 	uint64_t pool_bytes;
 	uint64_t uid; /* of the request under way */
 };
@@ -53,6 +59,7 @@ struct engine {
 	struct eng_conf conf;
 	uint32_t chunk_tokens, nworkers;
 	struct km_place place;  /* of the paged KV */
+	struct km_place host;   /* of what the bases point to: `place`, or the window's */
 	struct km_place object; /* of a chunk object */
 	struct ctl_client *scheduler;
 	struct eng_worker *workers;
@@ -80,6 +87,16 @@ int eng_lookup(struct engine *e, const struct eng_prompt *p, uint64_t *chunks_hi
 int eng_free_locks(struct engine *e, const struct eng_prompt *p, uint64_t end, struct why *why); /* not waited for */
 int eng_end_session(struct engine *e, const struct eng_prompt *p, struct why *why);              /* not waited for */
 int eng_ping(struct engine *e, uint64_t *ns, struct why *why);
+
+/* Where the CPU writes and checks the i-th block of a request that is dealt `blocks`: the block itself, or the i-th of the window. */
+static inline uint64_t eng_host_block(const struct engine *e, const uint32_t *blocks, uint64_t i)
+{
+	return e->conf.gpus ? i : blocks[i];
+}
+/* Of all ranks, blocks [first, first + n) of the window to the pages blocks[first ...] (queued only), or back (waited for). Without a
+ * GPU there is nothing to do. */
+int eng_upload(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
+int eng_download(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
 
 /* Worker side, all ranks at once: tokens [start, end), chunk-aligned. `blocks`: the paged blocks of these tokens (ENG_HANDLE).
  * The first `skip` tokens are not to be written. Fails when the server says false. */

@@ -124,6 +124,8 @@ static int wait_event(struct engine *e, struct eng_worker *w, enum wire_op op, s
 			return rc;
 	} while (got.uid != w->uid);
 	int rc = ctl_decode(w->client, op, got.payload, &reply, why);
+	if (!rc && w->gpu)
+		rc = egpu_await(w->gpu, reply.bytes, why); /* also when the answer is false */
 	if (!rc && !reply.flag)
 		rc = why_set(why, -EIO, "the server answers false");
 	return rc;
@@ -141,10 +143,15 @@ static int transfer(struct engine *e, enum wire_op op, const struct eng_prompt *
 		req.nblock_groups = 1;
 		req.blocks[0].ids = blocks;
 		req.blocks[0].n = (uint32_t)((end - start) / e->place.block_tokens);
-		rc = ctl_send(e->workers[sent].client, &req, 0, &e->workers[sent].uid, why);
+		if (e->workers[sent].gpu)
+			rc = egpu_record(e->workers[sent].gpu, &req.event, why);
+		if (!rc)
+			rc = ctl_send(e->workers[sent].client, &req, 0, &e->workers[sent].uid, why);
 	}
 	for (uint32_t i = 0; i < sent && !rc; i++) {
 		rc = wait_event(e, &e->workers[i], op, why);
+		if (!rc && e->workers[i].gpu)
+			rc = egpu_sync(e->workers[i].gpu, why);
 		if (rc)
 			why_prefix(why, "%s of tokens %llu to %llu, rank %u", wire_op_name(op),
 				   (unsigned long long)start, (unsigned long long)end, i);

@@ -10,8 +10,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define WRAPPER_MODULE "lmcache.v1.platform.cpu.shm"
-#define WRAPPER_BYTES  1024
+#define WRAPPER_MODULE     "lmcache.v1.platform.cpu.shm"
+#define WRAPPER_MODULE_GPU "lmcache.v1.platform.cuda.ipc_wrapper"
+#define WRAPPER_BYTES      1024
 
 struct registration {
 	char names[KM_MAX_TENSORS][64];
@@ -43,7 +44,15 @@ static int make_tensor(struct engine *e, struct eng_worker *w, uint32_t i, char 
 	return 0;
 }
 
-static int wrap(struct engine *e, struct registration *r, uint32_t i, struct why *why)
+static int keep_pickle(struct registration *r, uint32_t i, ssize_t n, struct why *why)
+{
+	if (n < 0)
+		return why_set(why, (int)n, "the pickle of a tensor does not fit %d bytes", WRAPPER_BYTES);
+	r->wrappers[i] = slice_of(r->pickles[i], (size_t)n);
+	return 0;
+}
+
+static int wrap(const struct engine *e, struct registration *r, uint32_t i, struct why *why)
 {
 	struct pk_wrapper wrapper = {.kind = PK_CPU_SHM,
 				     .dtype = e->conf.model->dtype,
@@ -57,12 +66,58 @@ static int wrap(struct engine *e, struct registration *r, uint32_t i, struct why
 		wrapper.stride[d] = stride;
 		stride *= (int64_t)e->place.shape[d];
 	}
-	ssize_t n = pk_wrapper_emit_shm(&wrapper, WRAPPER_MODULE, r->pickles[i], WRAPPER_BYTES);
-	if (n < 0)
-		return why_set(why, (int)n, "the pickle of a tensor does not fit %d bytes", WRAPPER_BYTES);
-	r->wrappers[i] = slice_of(r->pickles[i], (size_t)n);
-	return 0;
+	return keep_pickle(r, i, pk_wrapper_emit_shm(&wrapper, WRAPPER_MODULE, r->pickles[i], WRAPPER_BYTES), why);
 }
+
+static int make_tensors(struct engine *e, struct eng_worker *w, struct registration *r, struct why *why)
+{
+	int rc = 0;
+	for (uint32_t i = 0; i < e->place.ntensors && !rc; i++) {
+		rc = make_tensor(e, w, i, r->names[i], why);
+		r->made += rc == 0;
+		if (!rc)
+			rc = wrap(e, r, i, why);
+	}
+	e->host = e->place;
+	return rc;
+}
+
+/* ---- memory of a GPU ------------------------------------------------------------------------------------------- */
+
+static int make_gpu_tensors(struct engine *e, struct eng_worker *w, struct registration *r, struct why *why)
+{
+	uint64_t longest = e->conf.max_tokens / e->place.block_tokens + 2; /* a block begun, and the canary */
+	int rc = egpu_open(e->conf.gpus, &e->place, e->conf.window ? longest : 0, &w->gpu, why);
+	for (uint32_t i = 0; i < e->place.ntensors && !rc; i++) {
+		struct pk_wrapper wrapper;
+		egpu_wrap(w->gpu, i, &wrapper);
+		rc = keep_pickle(r, i, pk_wrapper_emit_cuda(&wrapper, WRAPPER_MODULE_GPU, r->pickles[i], WRAPPER_BYTES),
+				 why);
+		if (e->conf.window)
+			w->bases[i] = egpu_window_tensor(w->gpu, i);
+	}
+	if (!rc)
+		e->host = *egpu_window(w->gpu);
+	return rc;
+}
+
+int eng_upload(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
+{
+	int rc = 0;
+	for (uint32_t i = 0; e->conf.gpus && i < e->nworkers && !rc; i++)
+		rc = egpu_upload(e->workers[i].gpu, blocks, first, n, why);
+	return rc;
+}
+
+int eng_download(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
+{
+	int rc = 0;
+	for (uint32_t i = 0; e->conf.gpus && i < e->nworkers && !rc; i++)
+		rc = egpu_download(e->workers[i].gpu, blocks, first, n, why);
+	return rc;
+}
+
+/* ---- registration ---------------------------------------------------------------------------------------------- */
 
 static void set_hints(const struct engine *e, struct wire_req *req)
 {
@@ -97,14 +152,11 @@ int eng_memory_register(struct engine *e, struct eng_worker *w, struct why *why)
 {
 	struct registration *r = mem_calloc(1, sizeof(*r));
 	int rc = r ? 0 : why_set(why, -ENOMEM, "no memory for a registration");
-	for (uint32_t i = 0; i < e->place.ntensors && !rc; i++) {
-		rc = make_tensor(e, w, i, r->names[i], why);
-		r->made += rc == 0;
-		if (!rc)
-			rc = wrap(e, r, i, why);
-	}
+	if (!rc)
+		rc = e->conf.gpus ? make_gpu_tensors(e, w, r, why) : make_tensors(e, w, r, why);
 	if (!rc)
 		rc = send_registration(e, w, r, why);
+	w->registered = rc == 0;
 	for (uint32_t i = 0; r && i < r->made; i++)
 		shm_unlink(r->names[i]); /* the server has mapped them */
 	mem_free(r);
@@ -113,6 +165,10 @@ int eng_memory_register(struct engine *e, struct eng_worker *w, struct why *why)
 
 void eng_memory_release(struct engine *e, struct eng_worker *w)
 {
+	if (e->conf.gpus) {
+		egpu_close(w->gpu, w->registered);
+		return;
+	}
 	for (uint32_t i = 0; i < e->place.ntensors; i++)
 		if (w->bases[i])
 			munmap(w->bases[i], e->place.tensor_bytes);

@@ -1,18 +1,39 @@
 #include "tools/kvmodel.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define POISON_WORD 0xA5A5A5A5A5A5A5A5u
 
-/* Shapes: Llama 3.1 8B (32 layers, 8 KV heads of 128), Qwen3 32B (64 layers, 8 KV heads of 128 over 4 ranks), DeepSeek V3
- * (61 layers, latent 512 + rotary 64; with MLA all ranks hold the same KV, so world_size is 1 and two workers read it). */
+/* Shapes as the models' configurations have them. `-tpN`: each of N ranks has a share of the heads. With MLA (DeepSeek: latent 512 + rotary
+ * 64) all ranks hold the same KV, so world_size is 1 and two workers read it. gpt-oss here as with vLLM's hybrid KV cache manager switched
+ * off: all its layers keep the whole context. */
 const struct km_model km_models[] = {
 	{"llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", 32, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16},
+	{"llama-3.1-70b-tp4", "meta-llama/Llama-3.1-70B-Instruct", 80, 2, 2, 128, 16, 4, 4, 4, PK_BFLOAT16},
+	{"mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", 32, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16},
+	{"qwen3-8b", "Qwen/Qwen3-8B", 36, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16},
 	{"qwen3-32b-tp4", "Qwen/Qwen3-32B", 64, 2, 2, 128, 16, 4, 4, 4, PK_BFLOAT16},
+	{"gpt-oss-20b", "openai/gpt-oss-20b", 24, 2, 8, 64, 16, 1, 1, 1, PK_BFLOAT16},
 	{"deepseek-v3-mla", "deepseek-ai/DeepSeek-V3", 61, 1, 1, 576, 64, 1, 2, 2, PK_BFLOAT16},
 };
 const uint32_t km_nmodels = sizeof(km_models) / sizeof(km_models[0]);
+
+const struct km_model *km_model_find(const char *name)
+{
+	for (uint32_t i = 0; i < km_nmodels; i++)
+		if (strcmp(name, km_models[i].name) == 0)
+			return &km_models[i];
+	return NULL;
+}
+
+void km_model_names(char *buf, size_t cap)
+{
+	size_t n = 0;
+	for (uint32_t i = 0; i < km_nmodels && n < cap; i++)
+		n += (size_t)snprintf(buf + n, cap - n, "%s%s", i ? ", " : "", km_models[i].name);
+}
 
 static const struct km_format formats[KM_OBJECT + 1] = {
 	[KV_NB_NL_TWO_BS_NH_HS] = {"", "B.L.K.t.h.d", "vllm", "NHD", "", false, false},

@@ -34,6 +34,9 @@ struct km_model {
 
 extern const struct km_model km_models[];
 extern const uint32_t km_nmodels;
+/* NULL when there is none of that name; km_model_names: "llama-3.1-8b, ...". */
+const struct km_model *km_model_find(const char *name);
+void km_model_names(char *buf, size_t cap);
 
 /* How format `f` is registered. */
 struct km_format {

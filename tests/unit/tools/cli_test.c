@@ -143,6 +143,12 @@ static void t05_usage_errors(void **state)
 	expect("x bench kvcache --dialect D99", 2, NULL, "--dialect D99");
 	expect("x bench kvcache --mode engine-driven --dialect D2", 2, NULL, "from dialect D4 on");
 	expect("x bench kvcache --mode handle --format-id 3", 2, NULL, "is for MLA");
+	expect("x bench kvcache --device gpu", 2, NULL, "--device gpu: expected cpu, cuda or cuda:N");
+	expect("x bench kvcache --device cuda:x", 2, NULL, "--device cuda:x: expected");
+	expect("x bench kvcache --device cuda --mode pickle", 2, NULL, "--mode must be handle");
+	expect("x bench kvcache --wrapper raw", 2, NULL, "belong to --device cuda");
+	expect("x bench kvcache --device cuda --cuda-library /nonexistent.so", 1, NULL,
+	       "no NVIDIA driver: /nonexistent.so");
 	expect("x bench kvcache --clients -1", 2, NULL, "--clients -1: expected a whole number");
 	expect("x bench kvcache --verify-only --no-verify", 2, NULL, "exclude each other");
 }

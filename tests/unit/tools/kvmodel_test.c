@@ -185,9 +185,24 @@ static void t05_refused(void **state)
 static void t06_real_models(void **state)
 {
 	(void)state;
-	assert_int_equal(km_chunk_bytes(&km_models[0], 256), 33554432);
-	assert_int_equal(km_chunk_bytes(&km_models[1], 256), 16777216);
-	assert_int_equal(km_chunk_bytes(&km_models[2], 256), 61 * 256 * 576 * 2);
+	static const struct {
+		const char *name;
+		uint64_t token; /* bytes of one token on one rank */
+	} known[] = {{"llama-3.1-8b", 128 << 10}, {"llama-3.1-70b-tp4", 80 << 10}, {"mistral-7b", 128 << 10},
+		     {"qwen3-8b", 144 << 10},     {"qwen3-32b-tp4", 64 << 10},     {"gpt-oss-20b", 48 << 10},
+		     {"deepseek-v3-mla", 70272}};
+	char names[256], all[256] = "";
+	assert_int_equal(sizeof(known) / sizeof(known[0]), km_nmodels);
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		const struct km_model *m = km_model_find(known[i].name);
+		assert_non_null(m);
+		assert_int_equal(km_chunk_bytes(m, 1), known[i].token);
+		assert_int_equal(m->heads * m->head_size * pk_dtype_size(m->dtype) % 8, 0);
+		strcat(strcat(all, i ? ", " : ""), m->name);
+	}
+	km_model_names(names, sizeof(names));
+	assert_string_equal(names, all);
+	assert_null(km_model_find("llama"));
 }
 
 int main(void)
