@@ -67,9 +67,9 @@ static int open_device(const struct cuda_driver *cu, uint32_t ordinal, struct eg
 static int open_devices(struct egpu_host *h, struct why *why)
 {
 	int count = 0, rc;
-	CUresult cu_rc = h->cu->cuDeviceGetCount(&count);
+	CUresult cu_rc = h->cu.cuDeviceGetCount(&count);
 	if (cu_rc)
-		return why_set(why, cuda_errno(cu_rc), "cuDeviceGetCount: %s", cuda_error(h->cu, cu_rc));
+		return why_set(why, cuda_errno(cu_rc), "cuDeviceGetCount: %s", cuda_error(&h->cu, cu_rc));
 	if (count < 1 || h->conf.ordinal >= count)
 		return why_set(why, -ENODEV, "there is no GPU %d: the driver sees %d",
 			       h->conf.ordinal < 0 ? 0 : h->conf.ordinal, count);
@@ -80,7 +80,7 @@ static int open_devices(struct egpu_host *h, struct why *why)
 	if (!h->devices)
 		return why_set(why, -ENOMEM, "no memory for %u GPUs", n);
 	for (rc = 0; h->ndevices < n && !rc; h->ndevices++)
-		rc = open_device(h->cu, h->conf.ordinal >= 0 ? (uint32_t)h->conf.ordinal : h->ndevices,
+		rc = open_device(&h->cu, h->conf.ordinal >= 0 ? (uint32_t)h->conf.ordinal : h->ndevices,
 				 &h->devices[h->ndevices], why);
 	return rc;
 }
@@ -108,7 +108,7 @@ void egpu_host_close(struct egpu_host *h)
 		return;
 	for (uint32_t i = 0; i < h->ndevices; i++)
 		if (h->devices[i].ctx)
-			h->cu->cuDevicePrimaryCtxRelease(h->devices[i].device);
+			h->cu.cuDevicePrimaryCtxRelease(h->devices[i].device);
 	mem_free(h->devices);
 	mem_free(h);
 }
@@ -246,7 +246,7 @@ int egpu_open(struct egpu_host *h, const struct km_place *place, uint64_t window
 	if (!g)
 		return why_set(why, -ENOMEM, "no memory for a worker");
 	g->host = h;
-	g->cu = h->cu;
+	g->cu = &h->cu;
 	g->device = &h->devices[atomic_fetch_add(&h->turn, 1) % h->ndevices];
 	g->place = *place;
 	int rc = set_up(g, window_blocks, why);

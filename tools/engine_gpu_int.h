@@ -17,7 +17,7 @@ struct egpu_device {
 };
 
 struct egpu_host {
-	const struct cuda_driver *cu;
+	struct cuda_driver cu;
 	struct egpu_conf conf;
 	uint32_t ndevices;
 	struct egpu_device *devices;
