@@ -190,7 +190,7 @@ static int allocate(struct egpu *g, struct why *why)
 		return why_set(why, -ENOMEM, "no memory for %u allocations", n);
 	for (; g->nallocations < n; g->nallocations++) {
 		uint32_t i = g->nallocations;
-		uint64_t bytes = g->tensor_step * per;
+		uint64_t bytes = (g->tensor_step * per + EGPU_GRAIN - 1) / EGPU_GRAIN * EGPU_GRAIN;
 		int rc = egpu_result(g, g->cu->cuMemAlloc(&g->allocations[i], bytes), "cuMemAlloc", why);
 		if (rc) {
 			why_prefix(why, "%u of %u times %llu bytes", i + 1, n, (unsigned long long)bytes);

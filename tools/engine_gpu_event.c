@@ -68,7 +68,7 @@ static int open_timeline(struct egpu *g, struct why *why)
 	struct egpu_timeline *t = &g->timeline;
 	if (!g->cu->cuStreamWriteValue64 || !g->cu->cuStreamWaitValue64)
 		return why_set(why, -EOPNOTSUPP, "this driver cannot write and wait for values on streams");
-	int rc = egpu_result(g, g->cu->cuMemAlloc(&t->slots, EGPU_SLOTS * SLOT_BYTES), "cuMemAlloc", why);
+	int rc = egpu_result(g, g->cu->cuMemAlloc(&t->slots, EGPU_GRAIN), "cuMemAlloc", why);
 	if (rc) {
 		t->slots = 0;
 		return rc;

@@ -5,6 +5,8 @@
 #include "tools/engine_gpu.h"
 #include "transport/cuda/driver.h"
 
+/* Smaller allocations may share a block of the driver's, and a handle names the whole block. */
+#define EGPU_GRAIN          (2ull << 20)
 #define EGPU_RING           64u   /* events in use before the first one comes again */
 #define EGPU_SLOTS          4096u /* of a timeline */
 #define EGPU_TIMELINE_BYTES 81u
