@@ -10,12 +10,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define MS         1000000ull
-#define TICK_NS    (100 * MS)
-#define IDLE_NS    (1000 * MS)
-#define HUGE       (2ull << 20)
-#define BUCKET_S   60.0 /* the bucket of written bytes holds so many seconds */
-#define BUCKET_MIN (64.0 * (1 << 20))
+#define MS          1000000ull
+#define TICK_NS     (100 * MS)
+#define PATIENCE_NS (1000ull * MS) /* of a store beside reads, before writes get more of the window */
+#define IDLE_NS     (1000 * MS)
+#define HUGE        (2ull << 20)
+#define BUCKET_S    60.0 /* the bucket of written bytes holds so many seconds */
+#define BUCKET_MIN  (64.0 * (1 << 20))
 
 /* ---- opening ---------------------------------------------------------------------------------------------------------- */
 
@@ -279,6 +280,31 @@ static void publish(struct raw_device *d, uint64_t now)
 	lk_unlock(&d->lk);
 }
 
+/* Reads are before writes, but a store must not wait for ever beside them: every byte of it stays locked in L1 meanwhile. */
+uint64_t raw_write_share(uint64_t waited_ns, uint64_t window)
+{
+	uint64_t most = window / 4 > DISK_SUB_MAX ? window / 4 : DISK_SUB_MAX;
+
+	if (waited_ns <= PATIENCE_NS)
+		return DISK_SUB_MAX;
+	waited_ns -= PATIENCE_NS;
+	if (waited_ns >= 3 * PATIENCE_NS)
+		return most;
+	return DISK_SUB_MAX + (most - DISK_SUB_MAX) / 16 * (waited_ns * 16 / (3 * PATIENCE_NS));
+}
+
+static void balance(struct raw_device *d, uint64_t window)
+{
+	uint64_t now = clock_ns(), oldest = d->stores.head ? d->stores.head->submitted_ns : now;
+
+	for (uint32_t i = 0; d->active_stores && i < RAW_SLOTS; i++) {
+		const struct raw_slot *s = &d->slots[i];
+		if (s->io && s->op == &s->io->op && s->op->kind == SEG_WRITE && s->io->submitted_ns < oldest)
+			oldest = s->io->submitted_ns;
+	}
+	disk_write_share(seg_disk(d->seg), raw_write_share(now - oldest, window));
+}
+
 uint64_t raw_tick(struct raw_device *d)
 {
 	struct breaker *b = &d->breaker;
@@ -287,8 +313,10 @@ uint64_t raw_tick(struct raw_device *d)
 	bool due = now - d->tick_at >= TICK_NS;
 	if (due) {
 		d->tick_at = now;
-		if (d->seg)
+		if (d->seg) {
 			disk_stats(seg_disk(d->seg), &n);
+			balance(d, n.window_bytes);
+		}
 		breaker_tick(b, now, n.oldest_data_ns, peers_p99(d));
 		if (b->state != BREAKER_CLOSED && !d->probe_sent && breaker_probe(b, now))
 			try_device(d);

@@ -132,6 +132,9 @@ int raw_open(struct raw_device *d, struct why *why);
 uint32_t raw_close_store(struct raw_device *d, uint32_t wait_ms);
 /* What an operation's result says about the device. */
 void raw_note(struct raw_device *d, const struct seg_op *op);
+/* Bytes of the window that writes may fill beside reads: one sub-IO, and from a second on that the oldest store waits more, up to a
+ * quarter of the window after four. */
+uint64_t raw_write_share(uint64_t waited_ns, uint64_t window);
 /* Once per turn. Returns how long the next wait may be. */
 uint64_t raw_tick(struct raw_device *d);
 

@@ -299,6 +299,25 @@ static void objects_large_for_a_segment_are_told_once(void **state)
 /* ---- kill -9 ------------------------------------------------------------------------------------------------------------------------ */
 
 /* The child tells each object that a flush has covered; after SIGKILL every one of them is there, with its bytes. */
+static void stores_that_waited_get_more(void **state)
+{
+	const uint64_t second = 1000000000ull, window = 32ull << 20;
+	uint64_t last = 0;
+
+	(void)state;
+	assert_int_equal(raw_write_share(0, window), DISK_SUB_MAX);
+	assert_int_equal(raw_write_share(second, window), DISK_SUB_MAX);
+	assert_int_equal(raw_write_share(4 * second, window), window / 4);
+	assert_int_equal(raw_write_share(UINT64_MAX, window), window / 4);
+	assert_int_equal(raw_write_share(4 * second, 1 << 20), DISK_SUB_MAX); /* never less than one */
+	for (uint64_t t = 0; t < 5 * second; t += second / 10) {
+		uint64_t share = raw_write_share(t, window);
+		assert_true(share >= last && share <= window / 4);
+		last = share;
+	}
+	assert_in_range(raw_write_share(5 * second / 2, window), 3 << 20, 6 << 20);
+}
+
 static void child(int pipe_fd, struct rx *x)
 {
 	for (uint64_t i = 0;; i += 4) {
@@ -366,6 +385,7 @@ int main(void)
 		cmocka_unit_test(what_lies_there),
 		cmocka_unit_test(memory_runs_out),
 		cmocka_unit_test(objects_large_for_a_segment_are_told_once),
+		cmocka_unit_test(stores_that_waited_get_more),
 		cmocka_unit_test(killed),
 	};
 	cmocka_set_message_output(CM_OUTPUT_TAP);
