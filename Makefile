@@ -228,7 +228,7 @@ lint: ## formatting, clang-tidy, cppcheck, layer rule, sizes, headers compile al
 	@$(MAKE) BUILD=$(BUILD) -k lint-all
 
 fmt: ## format all C sources in place
-	clang-format -i $(C_FILES) $(H_FILES)
+	clang-format -i $(C_FILES) $(H_FILES) $(CU_FILES)
 
 docs: ## write the generated pages of docs/
 	@tools/deps.sh --check build
@@ -279,6 +279,7 @@ help: ## this list
 # ---- lint -----------------------------------------------------------------------------------------------------------
 C_FILES := $(sort $(shell find daemon numa transport tools tests -name '*.c' 2>/dev/null))
 H_FILES := $(sort $(shell find daemon numa transport tools tests -name '*.h' 2>/dev/null))
+CU_FILES := $(sort $(shell find transport -name '*.cu' 2>/dev/null))
 LINTED  := $(filter-out tests/%,$(C_FILES))
 
 .PHONY: lint-all lint-format lint-tidy lint-cppcheck lint-layers lint-size lint-headers lint-docs
@@ -286,9 +287,15 @@ lint-all: lint-format lint-tidy lint-cppcheck lint-layers lint-size lint-headers
 	@echo "lint: clean"
 
 lint-format:
-	@clang-format --dry-run -Werror $(C_FILES) $(H_FILES)
+	@clang-format --dry-run -Werror $(C_FILES) $(H_FILES) $(CU_FILES)
 
-lint-tidy: $(patsubst %.c,$(BUILD)/lint/%.tidy,$(LINTED))
+lint-tidy: $(patsubst %.c,$(BUILD)/lint/%.tidy,$(LINTED)) $(patsubst %,$(BUILD)/lint/%.tidy,$(CU_FILES))
+# Device code, as it is compiled for a GPU; no toolkit is needed for that.
+$(BUILD)/lint/%.cu.tidy: %.cu .clang-tidy $(H_FILES)
+	@mkdir -p $(@D)
+	@clang-tidy --quiet --warnings-as-errors='*' $< -- -x cuda --cuda-device-only --cuda-gpu-arch=sm_70 -nocudainc -nocudalib -I. \
+	  2>$@.err || { grep -v 'warnings* generated' $@.err; exit 1; }
+	@touch $@
 # why.c is where the function is that analyzer.h explains.
 $(BUILD)/lint/%.tidy: %.c .clang-tidy $(H_FILES) | $(BLAKE3_HDR)
 	@mkdir -p $(@D)
@@ -304,7 +311,7 @@ lint-layers:
 	@$(PYTHON) tools/lint/layers.py $(MODULES)
 
 lint-size:
-	@$(PYTHON) tools/lint/size.py $(C_FILES) $(H_FILES)
+	@$(PYTHON) tools/lint/size.py $(C_FILES) $(H_FILES) $(CU_FILES)
 
 # A template that is included several times has no guard and does not stand alone.
 lint-headers: $(patsubst %.h,$(BUILD)/lint/%.alone,$(shell grep -l '^#ifndef' $(H_FILES)))

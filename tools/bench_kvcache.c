@@ -135,7 +135,7 @@ static int choose_device(const struct cli_cmd *cmd, const struct bench_opts *o, 
 		return cli_usage(cmd, "--device cuda: the server copies, so --mode must be handle");
 	c->gpu = (struct egpu_conf){.library = o->library,
 				    .ordinal = (int32_t)n,
-				    .workers = o->clients * c->model->workers,
+				    .workers = o->clients * c->chosen.workers,
 				    .wrapper = (enum egpu_wrapper)o->wrapper,
 				    .events = (enum egpu_events)o->events};
 	return -1;

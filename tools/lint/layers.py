@@ -56,7 +56,7 @@ def check(path, module, inner_of, rank):
 def main():
     top = len(modules) - 1
     for folder in ("daemon", "numa", "transport", "tools"):
-        for path in sorted(p for p in pathlib.Path(folder).rglob("*") if p.suffix in (".c", ".h", ".def")):
+        for path in sorted(p for p in pathlib.Path(folder).rglob("*") if p.suffix in (".c", ".h", ".cu", ".def")):
             module = module_of(path)
             if module is None:
                 complain(path, 1, "belongs to no module of MODULES")
