@@ -55,7 +55,8 @@ struct gpu_conf {
 		staging_bytes; /* of one staging slot on a GPU (there are two per direction); 0 = 64 MiB, at least one chunk */
 	uint32_t
 		blocks; /* thread blocks of a kernel at most, so that the engine keeps its SMs; 0 = found by calibration */
-	enum gpu_path path; /* forced (tests, operators) */
+	enum gpu_path path;   /* forced (tests, operators) */
+	uint64_t slice_bytes; /* of the arena, registered with CUDA at once; 0 = 1 GiB */
 	/* A GPU's thread calls enter first, with its PCI address ("0000:3b:00.0"), and leave last: placement. May be NULL. */
 	void (*enter)(void *ctx, const char *pci, const char *name);
 	void (*leave)(void *ctx);
@@ -134,6 +135,7 @@ struct gpu_copy {
 	void (*done)(struct gpu_copy *c, int rc);
 	void *owner;
 	uint64_t submitted_ns, started_ns; /* the door's: when it was taken, and queued on the GPU */
+	uint64_t bytes;                    /* the door's: of all slots */
 	struct gpu_copy *next;             /* the door's */
 	void *inner;                       /* the door's */
 };

@@ -55,7 +55,11 @@ struct gpu {
 	uint64_t stop_ns; /* with stop: when to leave what is under way */
 	pthread_t thread;
 
-	struct gpu_engine *engines; /* the thread's own */
+	/* the thread's own */
+	struct gpu_engine *engines;
+	uint32_t busy;   /* copies on the device, and lanes that wait for something */
+	uint64_t oldest; /* before it is told as oldest_ns */
+	bool leaving;    /* it has seen `stop` */
 	struct {
 		_Atomic uint64_t copies[2], bytes[2], failed, in_flight, path_bytes[GPU_PATHS], unregistered_bytes,
 			events, engines, lost;
@@ -72,7 +76,7 @@ struct gpu_door {
 	struct gpu gpu[GPU_MAX];
 };
 
-/* gpu_door_open with a driver that is loaded already. Borrowed. */
+/* gpu_door_open with a driver that is loaded already (borrowed), or with NULL by conf->library. */
 int gpu_door_open_on(const struct cuda_driver *cu, const struct gpu_conf *conf, struct gpu_door **out, struct why *why);
 
 int gpu_init(struct gpu_door *d, uint32_t index, struct why *why); /* the facts of a device; no context */
@@ -102,6 +106,7 @@ struct event_wait {
 	CUevent event;  /* of the form of GPU_EVENT bytes; or */
 	CUdeviceptr at; /* of a timeline's slot, which is to reach `sequence` */
 	uint64_t sequence;
+	uint32_t map; /* timeline.c: which mapping, + 1 */
 	bool open, reading;
 };
 
@@ -150,14 +155,14 @@ uint32_t events_idle(const struct events *ev, uint32_t like, uint8_t *out); /* b
 
 /* timeline.c */
 struct timelines;
-int timelines_create(struct gpu *g, struct timelines **out, struct why *why);
+int timelines_create(struct gpu *g, CUstream side, struct timelines **out, struct why *why); /* `side` is borrowed */
 void timelines_destroy(struct timelines *t);
 int timelines_record(struct timelines *t, CUstream s, uint8_t out[GPU_TIMELINE]);
 void timelines_idle(const struct timelines *t, uint8_t out[GPU_TIMELINE]);
-/* The address of the slot that a client's handle names, mapped for as long as `t` lives. -EINVAL, -EACCES, -ENOMEM. */
-int timelines_find(struct timelines *t, const uint8_t handle[GPU_TIMELINE], CUdeviceptr *at, uint64_t *sequence);
-/* 1 if the slot has reached `sequence`, 0 not yet. `reading`: kept between calls. */
-int timelines_reached(struct timelines *t, CUdeviceptr at, uint64_t sequence, uint32_t lane, bool *reading);
+/* As events_open, _reached, _close. A client's memory stays mapped after the wait, for the next one. */
+int timelines_open(struct timelines *t, const uint8_t handle[GPU_TIMELINE], struct event_wait *w);
+int timelines_reached(struct timelines *t, struct event_wait *w, uint32_t lane);
+void timelines_close(struct timelines *t, struct event_wait *w);
 
 /* ---- the arena's registration (pinned.c) --------------------------------------------------------------------------------------- */
 
@@ -189,12 +194,14 @@ struct gpu_engine {
 	struct events *events;
 	struct engine_tables *tables; /* copy.c: planes on the device, ranges for direct copies */
 
-	struct gpu_engine *next; /* in the GPU's lists */
-	struct why *why;         /* while it is made: the waiting thread's */
-	int made;                /* 1: not yet; else how it went */
+	struct gpu_engine *next;    /* the thread's list */
+	struct gpu_engine *next_in; /* in the lists of `in` */
+	struct why *why;            /* while it is made: the waiting thread's */
+	int made;                   /* 1: not yet; else how it went */
 	struct lane {
 		struct gpu_copy *wait, **wait_tail; /* not on the device yet */
-		struct event_wait event;            /* of the first of them */
+		struct event_wait event;            /* of the first of them; */
+		bool ready;                         /* it has happened */
 		struct gpu_copy *fly, **fly_tail;   /* queued there, in order */
 		uint32_t flying;
 	} lane[DIRECTIONS];
