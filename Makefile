@@ -121,10 +121,32 @@ $(BUILD)/tests/unit/$(1)/%_test: $(BUILD)/tests/unit/$(1)/%_test.o $(TEST_LIB_OB
 endef
 $(foreach m,$(MODULES),$(eval $(call unit_rules,$(m))))
 
+# ---- test driver: a CUDA driver without a GPU (docs/gpu-testing.md), for whatever loads libcuda.so.1 ---------------------
+# One with the sanitizer of this build, and a plain one for programs without: Python.
+FAKE_CUDA     := $(BUILD)/tests/fake/libcuda.so.1
+FAKE_CUDA_ALL := $(FAKE_CUDA) $(BUILD)/tests/fake/plain/libcuda.so.1
+FAKE_SRC      := $(wildcard tests/fake/libcuda/*.c)
+FAKE_CFLAGS    = -std=gnu17 -D_GNU_SOURCE -I. $(CFLAGS) $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -MMD -MP
+$(BUILD)/fake/%.o: %.c $(FLAGS_FILE)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(FAKE_CFLAGS) $(SAN) -c $< -o $@
+$(BUILD)/fake-plain/%.o: %.c $(FLAGS_FILE)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(FAKE_CFLAGS) -c $< -o $@
+$(FAKE_CUDA): $(patsubst %.c,$(BUILD)/fake/%.o,$(FAKE_SRC))
+$(BUILD)/tests/fake/plain/libcuda.so.1: $(patsubst %.c,$(BUILD)/fake-plain/%.o,$(FAKE_SRC))
+$(FAKE_CUDA): FAKE_SAN = $(SAN)
+$(FAKE_CUDA_ALL):
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CC) -shared -Wl,-soname,libcuda.so.1 $(FAKE_SAN) -pthread -o $@ $^
+# Whatever may open a GPU's door in a test finds it there.
+fake: $(FAKE_CUDA_ALL)
+.PHONY: fake
+
 # make unit M=transport/wire : build and run the unit tests of one module
 .PHONY: unit
-unit: $(if $(M),$(filter $(BUILD)/tests/unit/$(M)/%,$(UNIT_BINS)),$(UNIT_BINS))
-	@set -e; for t in $^; do echo "== $$t"; $$t; done
+unit: $(FAKE_CUDA_ALL) $(if $(M),$(filter $(BUILD)/tests/unit/$(M)/%,$(UNIT_BINS)),$(UNIT_BINS))
+	@set -e; for t in $(filter %_test,$^); do echo "== $$t"; $$t; done
 
 # ---- bench programs: tools/bench/<name>_bench.c ---------------------------------------------------------------------
 BENCH_BINS := $(patsubst tools/bench/%.c,$(BUILD)/bench/%,$(wildcard tools/bench/*_bench.c))
@@ -185,7 +207,7 @@ run: deps ## build and start the server in the foreground; ARGS="--port 6000 ...
 test: deps ## build and run every test that needs no special hardware; T="name ..." picks some
 	@$(MAKE) run-tests
 
-build-tests: $(BIN) $(UNIT_BINS)
+build-tests: $(BIN) $(UNIT_BINS) $(FAKE_CUDA_ALL)
 run-tests: build-tests
 	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/run $(T)
 
