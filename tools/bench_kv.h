@@ -45,7 +45,8 @@ struct bench_shared {
 	const uint32_t *doc;
 	uint32_t ndoc;
 	struct eng_env env;
-	struct egpu_host *gpus; /* NULL: the KV is in shared memory */
+	struct egpu_host *gpus;  /* NULL: the KV is in shared memory */
+	double to_gpu, from_gpu; /* bytes per ns of one large copy */
 	_Atomic uint64_t next_family;
 	_Atomic bool stop;
 	_Atomic uint32_t running, ready;

@@ -340,6 +340,12 @@ static int bench(const struct cli_cmd *cmd, const struct bench_opts *o, struct b
 	return code;
 }
 
+static int open_gpus(struct bench_shared *s, struct why *why)
+{
+	int rc = egpu_host_open(&s->conf.gpu, &s->gpus, why);
+	return rc ? rc : egpu_host_limit(s->gpus, &s->to_gpu, &s->from_gpu, why);
+}
+
 int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv)
 {
 	const struct cli_spec spec = {.opts = rows,
@@ -370,7 +376,7 @@ int cmd_bench_kvcache(const struct cli_cmd *cmd, int argc, char **argv)
 		return CLI_FAILED;
 	}
 	s.doc = doc;
-	if (s.conf.on_gpu && egpu_host_open(&s.conf.gpu, &s.gpus, &why)) {
+	if (s.conf.on_gpu && open_gpus(&s, &why)) {
 		cli_error(cmd, "--device %s: %s", o.device, why.text);
 		code = CLI_FAILED;
 	} else {

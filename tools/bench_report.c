@@ -95,6 +95,10 @@ static void show_bandwidth(struct report *r, const struct bench_shared *s, const
 	report_section(r, "bandwidth", false, "Bandwidth (GB/s)");
 	report_real(r, "L1 read", "l1_read", bandwidth(s, t, BENCH_RETRIEVE));
 	report_real(r, "L1 write", "l1_write", bandwidth(s, t, BENCH_STORE));
+	if (s->gpus) {
+		report_real(r, "One large copy to the GPU", "copy_to_gpu", s->to_gpu);
+		report_real(r, "One large copy from it", "copy_from_gpu", s->from_gpu);
+	}
 	report_real(r, "L2 read", "l2_read", result->tiers.l2_read_bytes / ns);
 	report_real(r, "L2 write", "l2_write", result->tiers.l2_write_bytes / ns);
 }

@@ -17,6 +17,8 @@
 #define ALIGN                  512u /* of tensors within an allocation, as torch's */
 #define COUNTERS_AT            64u  /* torch's count of the file's mappings comes first */
 #define COUNTERS_WAIT_MS       2000
+#define LIMIT_BYTES            (64u << 20)
+#define LIMIT_ROUNDS           5
 
 int egpu_result(const struct egpu *g, CUresult rc, const char *call, struct why *why)
 {
@@ -119,6 +121,55 @@ void egpu_host_describe(const struct egpu_host *h, char *buf, size_t cap)
 		snprintf(buf, cap, "cuda:%u %s", h->devices[0].ordinal, h->devices[0].name);
 	else
 		snprintf(buf, cap, "cuda: %u x %s", h->ndevices, h->devices[0].name);
+}
+
+struct limit {
+	CUstream stream;
+	CUdeviceptr gpu;
+	void *host;
+};
+
+static double best_of(const struct cuda_driver *cu, const struct limit *l, bool to_gpu)
+{
+	double best = 0;
+	for (int i = 0; i < LIMIT_ROUNDS; i++) {
+		uint64_t t0 = clock_ns();
+		CUresult rc = to_gpu ? cu->cuMemcpyHtoDAsync(l->gpu, l->host, LIMIT_BYTES, l->stream)
+				     : cu->cuMemcpyDtoHAsync(l->host, l->gpu, LIMIT_BYTES, l->stream);
+		if (!rc)
+			rc = cu->cuStreamSynchronize(l->stream);
+		uint64_t ns = clock_ns() - t0;
+		double rate = rc || ns == 0 ? 0 : (double)LIMIT_BYTES / (double)ns;
+		best = rate > best ? rate : best;
+	}
+	return best;
+}
+
+int egpu_host_limit(struct egpu_host *h, double *to_gpu, double *from_gpu, struct why *why)
+{
+	struct limit l = {0};
+	CUresult rc = h->cu.cuCtxSetCurrent(h->devices[0].ctx);
+	if (!rc)
+		rc = h->cu.cuStreamCreateWithPriority(&l.stream, CU_STREAM_NON_BLOCKING, 0);
+	if (!rc)
+		rc = h->cu.cuMemAlloc(&l.gpu, LIMIT_BYTES);
+	if (!rc)
+		rc = h->cu.cuMemAllocHost(&l.host, LIMIT_BYTES);
+	if (!rc) {
+		memset(l.host, 1, LIMIT_BYTES);
+		*to_gpu = best_of(&h->cu, &l, true);
+		*from_gpu = best_of(&h->cu, &l, false);
+	}
+	if (l.host)
+		h->cu.cuMemFreeHost(l.host);
+	if (l.gpu)
+		h->cu.cuMemFree(l.gpu);
+	if (l.stream)
+		h->cu.cuStreamDestroy(l.stream);
+	h->cu.cuCtxSetCurrent(NULL);
+	return rc ? why_set(why, cuda_errno(rc), "a copy of %u MiB on GPU %u: %s", LIMIT_BYTES >> 20,
+			    h->devices[0].ordinal, cuda_error(&h->cu, rc))
+		  : 0;
 }
 
 void egpu_host_counters(const struct egpu_host *h, uint64_t *counters, uint64_t *kept)

@@ -37,6 +37,8 @@ int egpu_host_open(const struct egpu_conf *conf, struct egpu_host **out, struct 
 void egpu_host_close(struct egpu_host *h);
 /* "cuda:0 NVIDIA H100 80GB HBM3", "cuda: 8 x ..." */
 void egpu_host_describe(const struct egpu_host *h, char *buf, size_t cap);
+/* Bytes per nanosecond of one large copy between pinned memory and the first GPU, alone, best of a few: what transfers are held against. */
+int egpu_host_limit(struct egpu_host *h, double *to_gpu, double *from_gpu, struct why *why);
 /* torch's reference counters of tensors that were closed, and how many of them the server had not given back by then. */
 void egpu_host_counters(const struct egpu_host *h, uint64_t *counters, uint64_t *kept);
 

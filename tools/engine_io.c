@@ -124,10 +124,11 @@ static int wait_event(struct engine *e, struct eng_worker *w, enum wire_op op, s
 			return rc;
 	} while (got.uid != w->uid);
 	int rc = ctl_decode(w->client, op, got.payload, &reply, why);
-	if (!rc && w->gpu)
-		rc = egpu_await(w->gpu, reply.bytes, why); /* also when the answer is false */
+	if (!rc && w->gpu &&
+	    (reply.flag || reply.bytes.n)) /* also when the answer is false: older engines open it always */
+		rc = egpu_await(w->gpu, reply.bytes, why);
 	if (!rc && !reply.flag)
-		rc = why_set(why, -EIO, "the server answers false");
+		rc = why_set(why, -EIO, "the server answers false; its log says why");
 	return rc;
 }
 
