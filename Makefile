@@ -190,7 +190,7 @@ $(addprefix fuzz-run-,$(FUZZ_NAMES)): fuzz-run-%: $(BUILD)/fuzz/%
 	@echo "fuzz $*: clean, $$(sed -n 's/^stat::number_of_executed_units: *//p' $(BUILD)/fuzz/$*.log) inputs"
 
 # ---- what people type -----------------------------------------------------------------------------------------------
-.PHONY: all deps run test lab run-lab bench san asan tsan fuzz lint fmt docs golden install uninstall clean help force \
+.PHONY: all deps run test lab run-lab gpu run-gpu bench san asan tsan fuzz lint fmt docs golden install uninstall clean help force \
         build-all build-tests run-tests run-bench $(addprefix fuzz-run-,$(FUZZ_NAMES))
 
 all: ## build the daemon, build/lmcache-appliance (the default)
@@ -217,6 +217,12 @@ lab: ## run the tests of the virtual lab (QEMU guests with NUMA, huge pages, NVM
 	@$(MAKE) run-lab
 run-lab: $(BIN) $(filter $(BUILD)/tests/unit/numa/% $(BUILD)/tests/unit/transport/disk/%,$(UNIT_BINS))
 	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/run --lab $(T)
+
+gpu: ## run the GPU suites on the real driver and print what the GPU does; one line where there is none; docs/gpu-testing.md
+	@tools/deps.sh build test
+	@$(MAKE) run-gpu
+run-gpu: $(BIN) $(BENCH_BINS)
+	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/gpu/run $(ARGS)
 
 bench: ## build and run the benchmarks; each row names its goal and the limit measured in the same run
 	@tools/deps.sh build test bench

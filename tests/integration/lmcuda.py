@@ -3,16 +3,28 @@
 Real libcuda.so.1 or the test driver, found the way the daemon finds its own: by name. LMCA_CUDA_LIBRARY picks another file. Nothing
 here touches a GPU before the first Gpu is made, and a process that forks after that must not use CUDA in the child.
 """
+import atexit
 import ctypes
+import json
 import os
+import shutil
 import struct
+import tempfile
 import time
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_ulonglong, c_void_p
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FAKE = os.path.join(ROOT, os.environ.get("BUILD", "build"), "tests", "fake", "libcuda.so.1")
 LIBRARY = os.environ.get("LMCA_CUDA_LIBRARY") or FAKE
-REAL = LIBRARY == "libcuda.so.1" or not os.path.abspath(LIBRARY).startswith(ROOT + "/")
+REAL = not LIBRARY.endswith("tests/fake/libcuda.so.1")
+# The test driver has the sanitizer of its build; one without is beside it, for programs that have none.
+OURS = LIBRARY if REAL else os.path.join(os.path.dirname(LIBRARY), "plain", "libcuda.so.1")
+
+if not REAL and "LMCA_FAKE_CUDA_DIR" not in os.environ:
+    # A machine of our own: the processes we start see the same GPUs, other tests do not.
+    os.environ["LMCA_FAKE_CUDA_DIR"] = tempfile.mkdtemp(prefix="lmca-gpu-", dir="/dev/shm")
+    atexit.register(lambda owner, path: os.getpid() == owner and shutil.rmtree(path, ignore_errors=True), os.getpid(),
+                    os.environ["LMCA_FAKE_CUDA_DIR"])
 
 SUCCESS, NOT_READY = 0, 600
 EVENT_BYTES, TIMELINE_BYTES, HANDLE_BYTES = 64, 81, 64
@@ -106,7 +118,7 @@ class NoGpu(Exception):
 class Driver:
     """The table of functions. Every call raises CudaError unless the driver said success."""
 
-    def __init__(self, library=LIBRARY):
+    def __init__(self, library=OURS):
         try:
             self.lib = ctypes.CDLL(library)
         except OSError as err:
@@ -166,6 +178,21 @@ def driver():
     if "driver" not in _state:
         _state.update(driver=Driver(), pid=os.getpid(), gpus={})
     return _state["driver"]
+
+
+def fake(commands):
+    """Tells the test driver's machine something (tests/fake/libcuda/fault.c)."""
+    rc = driver().lib.fake_cuda_control(commands.encode())
+    if rc:
+        raise ValueError("%r: error %d" % (commands, rc))
+
+
+def report():
+    """What the test driver's machine has, and what each process."""
+    buf = ctypes.create_string_buffer(1 << 18)
+    if driver().lib.fake_cuda_report(buf, c_size_t(len(buf))) < 0:
+        raise ValueError("the report is too long")
+    return json.loads(buf.value)
 
 
 def gpu(ordinal=0):

@@ -1,15 +1,22 @@
 """Paged KV caches in GPU memory: lmkv.KV over CUDA, exported as engines export it (section 8 of the protocol description)."""
 import atexit
 import collections
+import glob
+import importlib
 import itertools
+import json
 import mmap
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 import zlib
 
 import numpy
 
+import lmclient
 import lmcuda
 import lmdaemon
 from lmkv import KV
@@ -21,22 +28,29 @@ KEPT_EVENTS = 2048      # longer than any test pipelines requests
 LEAD = 3 * 512          # torch's allocator hands out multiples of 512 bytes
 
 
-def daemon_args(*more):
+def daemon_args(*more, library=lmcuda.LIBRARY):
     """Flags of a daemon that finds the driver which this process uses."""
-    return ("--cuda-library", lmcuda.LIBRARY) + more
+    return ("--cuda-library", library) + more
+
+
+def count_gpus():
+    return lmcuda.driver().count()
 
 
 class Counters:
-    """torch's file of reference counters: int64s in shared memory, one per storage handed out, 1 until the importer lets go."""
-    SLOTS = 10000
+    """torch's file of reference counters: int64s in shared memory, one per storage handed out, 1 until the importer lets go. They follow
+    64 bytes that are torch's own: how many processes have the file mapped."""
+    SLOTS, HEAD = 10000, 64
     _mine = {}
 
     def __init__(self):
         self.name = "/torch_%d_%d_0" % (os.getpid(), random.SystemRandom().randrange(1 << 31))
         self.fd = os.open("/dev/shm" + self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.ftruncate(self.fd, self.SLOTS * 8)
-        self.map = mmap.mmap(self.fd, self.SLOTS * 8)
-        self.values = numpy.frombuffer(self.map, numpy.int64)
+        os.ftruncate(self.fd, self.HEAD + self.SLOTS * 8)
+        self.map = mmap.mmap(self.fd, self.HEAD + self.SLOTS * 8)
+        self.head = numpy.frombuffer(self.map, numpy.int32, self.HEAD // 4)
+        self.head[0] = 1
+        self.values = numpy.frombuffer(self.map, numpy.int64, offset=self.HEAD)
         self.next = 0
         atexit.register(self.unlink, os.getpid())
 
@@ -168,7 +182,7 @@ class GpuKV(KV):
                                          **common, "_opens": 0}
         name = os.urandom(16)
         return "VmmCudaIPCWrapper", {"_export_id": name, "_kind": "posix_fd" if self.kind == "fd" else "fabric",
-                                     "_fabric_blob": memory.fabric, "_fd": None, "_alloc_size": memory.size, "_alloc_offset": at,
+                                     "_fabric_blob": memory.fabric, "_fd": memory.fd, "_alloc_size": memory.size, "_alloc_offset": at,
                                      "_nbytes": n, "handle": name, **common, "_opens": 0}
 
     def wrappers(self, protocol=4, mod=None):
@@ -227,9 +241,129 @@ class GpuKV(KV):
 
 def copies_waiting(daemon):
     """Copies on the GPUs that are not finished."""
-    return sum(g.get("waiting", 0) + g.get("in_flight", 0) for g in gpus(daemon))
+    return sum(g["copies"]["waiting"] + g["copies"]["in_flight"] for g in gpus(daemon))
 
 
 def gpus(daemon):
     """What /status says of the GPUs."""
     return (daemon.status().get("gpu") or {}).get("gpus", [])
+
+
+def report(pid):
+    """What the test driver says that a process has; None on a real one, {} when that process does not use it."""
+    if lmcuda.REAL:
+        return None
+    return next((p for p in lmcuda.report()["processes"] if p["pid"] == pid), collections.Counter())
+
+
+# ---- running what there is for CPU engines with GPU engines -------------------------------------------------------------------
+
+def through(name, kv=GpuKV, without=(), only=None, args=()):
+    """The tests of another file, whose engines keep their KV on a GPU. `without`: those that are about CPU engines."""
+    need_gpu()
+    mod = importlib.import_module(name)
+    names = [t[0] for t in mod.tap.tests]
+    unknown = [w for w in without if w not in names]
+    assert not unknown, "%s has no test %r" % (name, unknown)
+    mod.KV = kv
+    mod.tap.args = daemon_args(*args) + mod.tap.args
+    if hasattr(mod, "Daemon"):
+        mod.Daemon = lambda *a, **k: lmdaemon.Daemon(*daemon_args(*args), *a, **k)
+    mod.tap.tests = [t for t in mod.tap.tests if t[0] not in without and (only is None or t[0] in only)]
+    return mod.tap
+
+
+def need_gpu(count=1):
+    """Ends the file as skipped where there is no driver or GPU. Asks in a process of its own: ours may still fork."""
+    code = "import lmcuda\ntry: print(lmcuda.driver().count())\nexcept lmcuda.NoGpu as err: print('-', err)"
+    out = subprocess.run([sys.executable, "-B", "-c", code], cwd=os.path.dirname(os.path.abspath(__file__)), capture_output=True,
+                         text=True)
+    found, _, why = (out.stdout or out.stderr).strip().partition(" ")
+    if not found.isdigit() or int(found) < count:
+        print("# skip: " + (why or "%s GPUs, %d wanted" % (found, count)))
+        sys.exit(77)
+
+
+CHILDREN = {}           # what a test file may be started as a second time
+
+
+def child(fn):
+    CHILDREN[fn.__name__] = fn
+    return fn
+
+
+class Child:
+    """Another engine process: CHILDREN[name](*args) of this test file, until it says a line by ready()."""
+
+    def __init__(self, fn, *args):
+        self.process = subprocess.Popen([sys.executable, "-B", os.path.abspath(sys.argv[0]), "--child", fn.__name__, json.dumps(args)],
+                                        stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        atexit.register(self.kill)
+        self.pid = self.process.pid
+
+    def line(self):
+        """What it says next."""
+        line = self.process.stdout.readline()
+        if not line.endswith("\n"):
+            raise AssertionError("the child process ended: %s" % self.process.wait())
+        return json.loads(line)
+
+    def tell(self, *what):
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+
+    def kill(self, sig=signal.SIGKILL):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        self.process.wait()
+        atexit.unregister(self.kill)
+        for name in glob.glob("/dev/shm/torch_%d_*" % self.pid):
+            os.unlink(name)
+
+
+@child
+def cycles(port, count, store=True):
+    """Registers engines that are killed, one after the other; this process does not use CUDA itself, so that it may fork."""
+    for _ in range(count):
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                e = lmclient.Engine(port, "D4", GpuKV(1, nb=40), model="cycle", instance=os.getpid())
+                tokens = lmclient.random_tokens(lmclient.CHUNK)
+                if store:
+                    e.fill(tokens)
+                    e.lookup(tokens, "held")
+                os.write(w, b"x")
+                time.sleep(600)
+            finally:
+                os._exit(1)
+        os.close(w)
+        ready = os.read(r, 1)
+        os.close(r)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for name in glob.glob("/dev/shm/torch_%d_*" % pid):
+            os.unlink(name)
+        say(pid if ready else 0)
+
+
+def say(*what):
+    """A child tells its parent."""
+    print(json.dumps(what), flush=True)
+
+
+def hear():
+    """A child waits for its parent; ends with it."""
+    line = sys.stdin.readline()
+    if not line:
+        os._exit(0)
+    return json.loads(line)
+
+
+def main(tap):
+    if sys.argv[1:2] == ["--child"]:
+        CHILDREN[sys.argv[2]](*json.loads(sys.argv[3]))
+        sys.exit(0)
+    need_gpu()
+    tap.main()
