@@ -215,9 +215,9 @@ static int check_mapping(const struct mapping *m, const struct claim *c, struct 
 /* What the driver would not unmap keeps a context that broke from being made anew: it goes first. */
 static int hold(struct imports *im, struct why *why)
 {
-	int err = gpu_hold(im->gpu, why);
-
-	return err == -ENODEV && map_retry(im) ? gpu_hold(im->gpu, why) : err;
+	if (atomic_load(&im->gpu->lost))
+		map_retry(im);
+	return gpu_hold(im->gpu, why);
 }
 
 /* The context is held. */

@@ -81,8 +81,8 @@ struct imports {
 struct imports *imports_of(struct gpu *g);
 /* Finds or makes the mapping, and counts. */
 int map_take(struct imports *im, const struct map_what *what, struct mapping **out, struct why *why);
-/* Unmaps what the driver would not unmap before. True when something went. */
-bool map_retry(struct imports *im);
+/* Unmaps what the driver would not unmap before. */
+void map_retry(struct imports *im);
 /* What the driver said of a handle that is not ours: notices a broken context, puts error and remedy into `why`. `of`: "the memory handle". */
 int map_refused(struct gpu *g, CUresult rc, const char *of, struct why *why);
 struct exporter exporter_of(uint32_t pid);

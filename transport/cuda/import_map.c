@@ -200,6 +200,14 @@ static void unlink_and_free(struct mapping *m)
 	mem_free(m);
 }
 
+/* One user more of the context that is current. */
+static void keep_context(struct gpu *g)
+{
+	lk_lock(&g->lk);
+	g->users++;
+	lk_unlock(&g->lk);
+}
+
 /* Nobody uses it any more. What the driver would not unmap keeps the context, and is tried again. */
 static void drop(struct mapping *m)
 {
@@ -210,10 +218,7 @@ static void drop(struct mapping *m)
 		unlink_and_free(m);
 		return;
 	}
-	if (gpu_hold(m->im->gpu, NULL) != 0) { /* lost in the meantime */
-		unlink_and_free(m);
-		return;
-	}
+	keep_context(m->im->gpu);
 	m->im->nstuck++;
 	if (log_limit_pass(&limit, 10000, &dropped))
 		log_warn(
@@ -248,14 +253,11 @@ static bool retry_all(struct imports *im)
 	return some;
 }
 
-bool map_retry(struct imports *im)
+void map_retry(struct imports *im)
 {
-	bool some;
-
 	lk_lock(&im->lk);
-	some = retry_all(im);
+	retry_all(im);
 	lk_unlock(&im->lk);
-	return some;
 }
 
 static int ipc_map(struct mapping *m, const struct map_what *what, struct why *why)
