@@ -108,26 +108,27 @@ static int no_gpu(struct gpu_door *d, struct slice uuid, struct why *why)
 			why, -ENODEV,
 			"no such GPU here: %.*s. CUDA_VISIBLE_DEVICES=%.100s leaves this server %u GPUs: unset it "
 			"for the server, or add that GPU",
-			SLICE_FMT(uuid), cuda, gpu_count(d));
+			SLICE_FMT(uuid), cuda, d->ngpus);
 	return why_set(why, -ENODEV,
 		       "no such GPU here: %.*s. This server sees %u GPUs: give its container the GPUs of its engines "
 		       "(--gpus, NVIDIA_VISIBLE_DEVICES)",
-		       SLICE_FMT(uuid), gpu_count(d));
+		       SLICE_FMT(uuid), d->ngpus);
 }
 
 static int which_gpu(struct gpu_door *d, const struct pk_wrapper *w, const struct claim *c, struct gpu **out,
 		     struct why *why)
 {
-	struct gpu *g = gpu_by_uuid(d, w->device_uuid);
+	struct slice uuid = w->device_uuid;
+	struct gpu *g = gpu_by_uuid(d, uuid);
 	uint64_t end = w->kind == PK_VMM_CUDA_IPC ? w->alloc_bytes : c->offset + c->bytes;
 
-	if (!g)
-		return no_gpu(d, w->device_uuid, why);
-	if (g->facts.mig)
+	if ((uuid.n >= 4 && strncasecmp(uuid.p, "MIG-", 4) == 0) || (g && g->facts.mig))
 		return why_set(why, -EOPNOTSUPP,
-			       "the KV memory lies on %s, which is divided by MIG: there is no CUDA IPC between MIG "
+			       "the KV memory lies on an instance of MIG, %.*s: there is no CUDA IPC between MIG "
 			       "instances. Give engine and server whole GPUs",
-			       g->facts.uuid);
+			       SLICE_FMT(uuid));
+	if (!g)
+		return no_gpu(d, uuid, why);
 	if (end > g->facts.bytes)
 		return why_set(why, -ERANGE, "the KV storage ends %llu bytes into its allocation; the GPU has %llu",
 			       (unsigned long long)end, (unsigned long long)g->facts.bytes);

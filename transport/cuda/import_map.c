@@ -180,10 +180,11 @@ static CUresult ipc_close(struct mapping *m)
 static bool unmap(struct mapping *m)
 {
 	struct gpu *g = m->im->gpu;
+	int err = gpu_enter(g);
 	CUresult rc;
 
-	if (gpu_enter(g) != 0)
-		return true;
+	if (err)
+		return err == -ENODEV;
 	rc = m->kind == MAP_IPC ? ipc_close(m) : vmm_unmap(m);
 	return !rc || gpu_result(g, rc) == -ENODEV;
 }

@@ -34,7 +34,7 @@ struct fake_alloc {
 
 struct fake {
 	struct fake_alloc alloc[ALLOCS];
-	uint64_t calls, fail_at, opens, closes, double_opens, events, event_polls, reserved, handles, maps;
+	uint64_t calls, fail_at, contexts, opens, closes, double_opens, events, event_polls, reserved, handles, maps;
 	CUresult fail_rc, every_open, every_close;
 	bool broken; /* the context: every call fails */
 	CUdeviceptr next;
@@ -44,21 +44,110 @@ static struct fake fake;
 
 #define FAKE static __attribute__((unused))
 
-/* Every call comes through here. */
-FAKE CUresult fake_call(void)
+/* The context that is current in this thread: without it no call is allowed. */
+static _Thread_local CUcontext fake_current;
+#define FAKE_CONTEXT ((CUcontext)&fake)
+
+/* Every call comes through here; `memory`: it needs a context. */
+FAKE CUresult fake_call(bool memory)
 {
 	fake.calls++;
-	if (fake.broken)
+	if (memory && (!fake.contexts || fake_current != FAKE_CONTEXT))
+		fail_msg("a driver call without a context");
+	if (fake.broken && memory)
 		return CUDA_ERROR_ILLEGAL_ADDRESS;
 	return fake.fail_at && fake.calls == fake.fail_at ? fake.fail_rc : CUDA_SUCCESS;
 }
 
-#define FAKE_CALL                                \
-	do {                                     \
-		CUresult fake_rc_ = fake_call(); \
-		if (fake_rc_)                    \
-			return fake_rc_;         \
+#define FAKE_CALL_(memory)                             \
+	do {                                           \
+		CUresult fake_rc_ = fake_call(memory); \
+		if (fake_rc_)                          \
+			return fake_rc_;               \
 	} while (0)
+#define FAKE_CALL FAKE_CALL_(true)
+
+/* ---- the device and its context --------------------------------------------------------------------------------------------------- */
+
+FAKE CUresult fake_device(CUdevice *device, int ordinal)
+{
+	*device = 7 + ordinal;
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_device_name(char *out, int cap, CUdevice device)
+{
+	snprintf(out, (size_t)cap, "fake %d", device);
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_pci(char *out, int cap, CUdevice device)
+{
+	snprintf(out, (size_t)cap, "0000:%02d:00.0", device);
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_uuid(CUuuid *u, CUdevice device)
+{
+	static const uint8_t bytes[16] = {0x3b, 0x1f, 0x3c, 0x52, 0, 0, 0x40, 0, 0x80};
+
+	memcpy(u->bytes, bytes, sizeof(bytes));
+	u->bytes[15] = (char)device;
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_attribute(int *value, CUdevice_attribute which, CUdevice device)
+{
+	(void)which, (void)device;
+	*value = 1;
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_total(size_t *bytes, CUdevice device)
+{
+	(void)device;
+	*bytes = GPU_MEM;
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_retain(CUcontext *ctx, CUdevice device)
+{
+	assert_int_equal(device, 7);
+	FAKE_CALL_(false);
+	fake.contexts++;
+	*ctx = FAKE_CONTEXT;
+	return CUDA_SUCCESS;
+}
+
+FAKE CUresult fake_release(CUdevice device)
+{
+	assert_int_equal(device, 7);
+	assert_true(fake.contexts > 0);
+	fake.contexts--;
+	for (uint32_t i = 0; i < ALLOCS; i++) {
+		if (!fake.broken && fake.alloc[i].open)
+			fail_msg("the context goes, and a mapping is left");
+	}
+	return fake_call(false);
+}
+
+/* All that was in it goes with it. */
+FAKE CUresult fake_context_reset(CUdevice device)
+{
+	assert_int_equal(device, 7);
+	fake.broken = false;
+	fake.reserved = fake.handles = fake.maps = fake.events = 0;
+	for (uint32_t i = 0; i < ALLOCS; i++)
+		fake.alloc[i].open = 0;
+	return fake_call(false);
+}
+
+FAKE CUresult fake_set(CUcontext ctx)
+{
+	FAKE_CALL_(false);
+	fake_current = ctx;
+	return CUDA_SUCCESS;
+}
 
 /* ---- memory by handles --------------------------------------------------------------------------------------------------------- */
 
@@ -265,6 +354,16 @@ FAKE CUresult fake_name(CUresult rc, const char **name)
 }
 
 static struct cuda_driver fake_cu = {
+	.cuDeviceGet = fake_device,
+	.cuDeviceGetName = fake_device_name,
+	.cuDeviceGetPCIBusId = fake_pci,
+	.cuDeviceGetUuid = fake_uuid,
+	.cuDeviceGetAttribute = fake_attribute,
+	.cuDeviceTotalMem = fake_total,
+	.cuDevicePrimaryCtxRetain = fake_retain,
+	.cuDevicePrimaryCtxRelease = fake_release,
+	.cuDevicePrimaryCtxReset = fake_context_reset,
+	.cuCtxSetCurrent = fake_set,
 	.cuGetErrorName = fake_name,
 	.cuMemGetInfo = fake_info,
 	.cuIpcOpenMemHandle = fake_ipc_open,
@@ -287,21 +386,18 @@ static struct cuda_driver fake_cu = {
 FAKE int fake_setup(void **state)
 {
 	struct gpu_door *d = mem_calloc(1, sizeof(*d));
-	struct gpu *g;
 
 	assert_non_null(d);
 	memset(fake.alloc, 0, sizeof(fake.alloc));
-	fake.calls = fake.fail_at = fake.opens = fake.closes = fake.double_opens = 0;
+	fake.calls = fake.fail_at = fake.contexts = fake.opens = fake.closes = fake.double_opens = 0;
 	fake.event_polls = fake.event_ready_after = 0;
 	fake.every_open = fake.every_close = fake.fail_rc = CUDA_SUCCESS;
 	fake.broken = false;
 	d->cu = &fake_cu;
 	d->ngpus = 1;
-	g = &d->gpu[0];
-	g->door = d;
-	g->device = 7;
-	lk_init(&g->lk, LK_GPU);
-	g->facts = (struct gpu_facts){.uuid = UUID, .bytes = GPU_MEM, .vmm = true, .fabric = true};
+	assert_int_equal(gpu_init(d, 0, NULL), 0);
+	assert_string_equal(d->gpu[0].facts.uuid, UUID);
+	assert_true(d->gpu[0].facts.vmm && d->gpu[0].facts.fabric && !d->gpu[0].facts.mig);
 	*state = d;
 	return 0;
 }
@@ -310,10 +406,10 @@ FAKE int fake_setup(void **state)
 FAKE int fake_teardown(void **state)
 {
 	struct gpu_door *d = *state;
-	struct gpu *g = &d->gpu[0];
 
-	imports_destroy(g->imports);
-	assert_int_equal(g->users, 0);
+	gpu_fini(&d->gpu[0]);
+	assert_int_equal(d->gpu[0].users, 0);
+	assert_int_equal(fake.contexts, 0);
 	assert_int_equal(fake.double_opens, 0);
 	assert_int_equal(fake.events, 0);
 	assert_int_equal(fake.reserved, 0);
@@ -321,7 +417,6 @@ FAKE int fake_teardown(void **state)
 	assert_int_equal(fake.maps, 0);
 	for (uint32_t i = 0; i < ALLOCS; i++)
 		assert_int_equal(fake.alloc[i].open, 0);
-	lk_destroy(&g->lk);
 	mem_free(d);
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* Imports of legacy handles: nothing is opened that does not fit, nothing is opened twice, everything is let go. */
-#include "tests/unit/transport/cuda/import_stub.h"
+#include "tests/unit/transport/cuda/import_fake.h"
 
 #include "daemon/base/clock.h"
 
@@ -203,7 +203,7 @@ static void test_04_gpus_are_named_by_uuid(void **state)
 	unsetenv("CUDA_VISIBLE_DEVICES");
 	f.w.device_uuid = slice_str(UUID);
 	d->gpu[0].facts.mig = true;
-	refused_unopened(d, &f.w, -EOPNOTSUPP, "divided by MIG");
+	refused_unopened(d, &f.w, -EOPNOTSUPP, "an instance of MIG");
 }
 
 static void test_05_views_must_lie_within_the_real_allocation(void **state)
@@ -279,6 +279,7 @@ static void test_07_two_engines_share(void **state)
 	gpu_view_put(va);
 	assert_int_equal(fake.closes, 0);
 	/* Memory that is no view counts as well, whether it came first or last. */
+	assert_int_equal(gpu_hold(&d->gpu[0], NULL), 0);
 	assert_int_equal(mapping_open(&d->gpu[0], a.handle, &m, NULL), 0);
 	assert_int_equal(mapping_base(m), FAKE_AT(ID));
 	assert_int_equal(mapping_bytes(m), 4 * MIB);
@@ -291,6 +292,7 @@ static void test_07_two_engines_share(void **state)
 	va = must(d, &a.w);
 	mapping_put(m);
 	mapping_put(NULL);
+	gpu_release(&d->gpu[0]);
 	assert_int_equal(fake.closes, 1);
 	gpu_view_put(va);
 	assert_int_equal(fake.closes, 2);
@@ -468,8 +470,7 @@ static void test_14_a_broken_context(void **state)
 	fake.broken = true;
 	refused(d, &other.w, -ENODEV, "context of this GPU is lost");
 	assert_true(d->gpu[0].lost);
-	fake.alloc[ID].open = 0; /* went with the context */
-	gpu_view_put(v);
+	gpu_view_put(v); /* no call: it goes with the context */
 	assert_int_equal(fake.closes, 0);
 	assert_int_equal(d->gpu[0].users, 0);
 	counts(d, 0, 0, 0);

@@ -1,5 +1,5 @@
 /* torch's reference counters: counted down once, in a file that is torch's and long enough, and nowhere else. */
-#include "tests/unit/transport/cuda/import_stub.h"
+#include "tests/unit/transport/cuda/import_fake.h"
 #include "transport/shm/shmx.h"
 
 #include <sys/stat.h>

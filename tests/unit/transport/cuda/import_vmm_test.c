@@ -1,5 +1,5 @@
 /* Imports of virtual memory: fabric handles, and descriptors fetched from the process that has them. */
-#include "tests/unit/transport/cuda/import_stub.h"
+#include "tests/unit/transport/cuda/import_fake.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -276,7 +276,7 @@ static void test_08_unmapping_fails(void **state)
 	fake_alloc(ID, ALLOC);
 	fake_vmm(&f, ID, ALLOC, 0, 128);
 	fake.fail_rc = CUDA_ERROR_INVALID_VALUE;
-	for (uint64_t n = 1; n <= 3; n++) {
+	for (uint64_t n = 1; n <= 4; n++) { /* the context, the mapping, its addresses, the handle */
 		struct gpu_view *v = must(d, &f.w, 0);
 
 		fake.fail_at = fake.calls + n;
@@ -287,9 +287,9 @@ static void test_08_unmapping_fails(void **state)
 		gpu_view_put(must(d, &f.w, 0)); /* tried again, then opened anew */
 		assert_int_equal(fake.reserved + fake.handles + fake.maps + d->gpu[0].users, 0);
 	}
-	/* Failing to map and failing to undo it. */
+	/* Failing to map and failing to undo it: context (2), addresses, import, map, and then the access. */
 	fake.every_close = CUDA_ERROR_INVALID_VALUE;
-	fake.fail_at = fake.calls + 4;
+	fake.fail_at = fake.calls + 6;
 	assert_true(gpu_import(d, &f.w, 0, &(struct gpu_view *){NULL}, NULL) < 0);
 	assert_int_equal(fake.maps, 1);
 	fake.every_close = CUDA_SUCCESS;
