@@ -139,7 +139,9 @@ $(FAKE_CUDA): FAKE_SAN = $(SAN)
 $(FAKE_CUDA_ALL):
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) -shared -Wl,-soname,libcuda.so.1 $(FAKE_SAN) -pthread -o $@ $^
-# Whatever may open a GPU's door in a test finds it there.
+# Its own tests load it by name and link nothing of ours.
+$(BUILD)/tests/unit/fake/%_test: $(BUILD)/tests/unit/fake/%_test.o | $(FAKE_CUDA)
+	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 fake: $(FAKE_CUDA_ALL)
 .PHONY: fake
 

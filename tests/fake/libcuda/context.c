@@ -263,6 +263,7 @@ FAKE_API CUresult cuDevicePrimaryCtxRetain(CUcontext *ctx, CUdevice device)
 static void destroy(struct context *c)
 {
 	atomic_store(&c->dying, true);
+	atomic_store(&c->active, false);
 	machine_tick();
 	streams_end(c);
 	for (uint32_t i = 0; i < self.nranges;) {
@@ -276,7 +277,6 @@ static void destroy(struct context *c)
 	pins_drop(c);
 	events_of_context(c);
 	modules_of_context(c);
-	atomic_store(&c->active, false);
 	atomic_store(&c->dying, false);
 	atomic_fetch_sub(&self.p->contexts, 1);
 }

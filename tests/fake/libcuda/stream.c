@@ -81,13 +81,13 @@ static void *work(void *arg)
 /* self.lk */
 CUresult stream_make(struct context *c, unsigned flags, int priority, struct stream **out)
 {
-	struct stream *s = calloc(1, sizeof(*s));
+	struct stream *s = atomic_load(&c->active) ? calloc(1, sizeof(*s)) : NULL;
 	pthread_attr_t a;
 	pthread_t t;
 	int rc;
 
 	if (!s)
-		return CUDA_ERROR_OUT_OF_MEMORY;
+		return CUDA_ERROR_CONTEXT_IS_DESTROYED;
 	s->ctx = c;
 	s->flags = flags;
 	s->priority = priority;
