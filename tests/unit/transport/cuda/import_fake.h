@@ -476,4 +476,54 @@ FAKE void fake_vmm(struct fake_wrapper *f, uint32_t id, uint64_t alloc_bytes, ui
 	f->w.alloc_bytes = alloc_bytes;
 }
 
+/* ---- what tests do ------------------------------------------------------------------------------------------------------------------- */
+
+FAKE int import(struct gpu_door *d, const struct pk_wrapper *w, struct gpu_view **out, struct why *why)
+{
+	*out = NULL;
+	return gpu_import(d, w, 0, out, why);
+}
+
+FAKE struct gpu_view *must(struct gpu_door *d, const struct pk_wrapper *w)
+{
+	struct gpu_view *v;
+	struct why why = {0};
+
+	if (import(d, w, &v, &why) != 0)
+		fail_msg("refused: %s", why.text);
+	return v;
+}
+
+FAKE void refused(struct gpu_door *d, const struct pk_wrapper *w, int err, const char *words)
+{
+	struct gpu_view *v;
+	struct why why = {0};
+
+	assert_int_equal(import(d, w, &v, &why), err);
+	assert_null(v);
+	assert_int_equal(why.err, err);
+	if (!strstr(why.text, words))
+		fail_msg("'%s' does not say '%s'", why.text, words);
+}
+
+/* Refused before the driver hears of it. */
+FAKE void refused_unopened(struct gpu_door *d, const struct pk_wrapper *w, int err, const char *words)
+{
+	uint64_t calls = fake.calls;
+
+	refused(d, w, err, words);
+	assert_int_equal(fake.calls, calls);
+	assert_int_equal(d->gpu[0].users, 0);
+}
+
+FAKE void counts(struct gpu_door *d, uint64_t views, uint64_t allocations, uint64_t bytes)
+{
+	uint64_t v, a, b;
+
+	imports_count(&d->gpu[0], &v, &a, &b);
+	assert_int_equal(v, views);
+	assert_int_equal(a, allocations);
+	assert_int_equal(b, bytes);
+}
+
 #endif

@@ -8,7 +8,7 @@
 #define ID    3u
 #define ALLOC (4 * MIB)
 
-static struct gpu_view *must(struct gpu_door *d, const struct pk_wrapper *w, uint32_t pid)
+static struct gpu_view *must_of(struct gpu_door *d, const struct pk_wrapper *w, uint32_t pid)
 {
 	struct gpu_view *v = NULL;
 	struct why why = {0};
@@ -18,7 +18,7 @@ static struct gpu_view *must(struct gpu_door *d, const struct pk_wrapper *w, uin
 	return v;
 }
 
-static void refused(struct gpu_door *d, const struct pk_wrapper *w, uint32_t pid, int err, const char *words)
+static void refused_of(struct gpu_door *d, const struct pk_wrapper *w, uint32_t pid, int err, const char *words)
 {
 	struct gpu_view *v = NULL;
 	struct why why = {0};
@@ -86,13 +86,13 @@ static void test_01_fabric(void **state)
 
 	fake_alloc(ID, ALLOC);
 	fake_vmm(&f, ID, ALLOC, MIB, 128);
-	v = must(d, &f.w, 0);
+	v = must_of(d, &f.w, 0);
 	assert_int_equal(gpu_view_address(v), fake.alloc[ID].at + MIB);
 	assert_int_equal(gpu_view_bytes(v), 128);
 	/* The same blob: one mapping, whatever the export id. */
 	f.id[15] = 1;
 	f.w.alloc_offset = 2 * MIB;
-	w = must(d, &f.w, 0);
+	w = must_of(d, &f.w, 0);
 	assert_int_equal(fake.opens, 1);
 	assert_int_equal(gpu_view_address(w), fake.alloc[ID].at + 2 * MIB);
 	imports_count(&d->gpu[0], &views, &allocations, &bytes);
@@ -111,32 +111,32 @@ static void test_02_bounds(void **state)
 
 	fake_alloc(ID, ALLOC);
 	fake_vmm(&f, ID, ALLOC, ALLOC - 128, 128);
-	gpu_view_put(must(d, &f.w, 0));
+	gpu_view_put(must_of(d, &f.w, 0));
 	/* Against its own claim, and the GPU: nothing is called. */
 	calls = fake.calls;
 	fake_vmm(&f, ID, ALLOC, ALLOC - 127, 128);
-	refused(d, &f.w, 0, -ERANGE, "into an allocation of 4194304");
+	refused_of(d, &f.w, 0, -ERANGE, "into an allocation of 4194304");
 	fake_vmm(&f, ID, GPU_MEM + 2 * MIB, 0, 128);
-	refused(d, &f.w, 0, -ERANGE, "the GPU has");
+	refused_of(d, &f.w, 0, -ERANGE, "the GPU has");
 	fake_vmm(&f, ID, UINT64_MAX, 0, 128);
-	refused(d, &f.w, 0, -ERANGE, "the GPU has");
+	refused_of(d, &f.w, 0, -ERANGE, "the GPU has");
 	f.w.fabric_blob.n = 63;
-	refused(d, &f.w, 0, -EINVAL, "63 bytes");
+	refused_of(d, &f.w, 0, -EINVAL, "63 bytes");
 	fake_vmm(&f, ID, ALLOC, 0, 128);
 	f.w.vmm_fabric = false;
 	f.w.export_id.n = 15;
-	refused(d, &f.w, 0, -EINVAL, "15 bytes");
+	refused_of(d, &f.w, 0, -EINVAL, "15 bytes");
 	assert_int_equal(fake.calls, calls);
 	/* A size that is none is refused before the import, a size that is too large by the driver. */
 	fake_vmm(&f, ID, ALLOC - 1, 0, 128);
 	calls = fake.opens;
-	refused(d, &f.w, 0, -EINVAL, "no allocation has the size");
+	refused_of(d, &f.w, 0, -EINVAL, "no allocation has the size");
 	assert_int_equal(fake.opens, calls);
 	fake_vmm(&f, ID, 2 * ALLOC, ALLOC, 128);
-	refused(d, &f.w, 0, -ERANGE, "has not the 8388608 bytes");
+	refused_of(d, &f.w, 0, -ERANGE, "has not the 8388608 bytes");
 	/* Beside a mapping that claims less. */
 	fake_vmm(&f, ID, ALLOC / 2, 0, 128);
-	struct gpu_view *v = must(d, &f.w, 0), *w = NULL;
+	struct gpu_view *v = must_of(d, &f.w, 0), *w = NULL;
 	fake_vmm(&f, ID, ALLOC, ALLOC / 2, 128);
 	assert_int_equal(gpu_import(d, &f.w, 0, &w, NULL), -ERANGE);
 	gpu_view_put(v);
@@ -148,18 +148,18 @@ static void test_03_what_is_not_there(void **state)
 	struct fake_wrapper f;
 
 	fake_vmm(&f, ID, ALLOC, 0, 128); /* no such allocation */
-	refused(d, &f.w, 0, -EACCES, "the fabric handle (CUDA_ERROR_UNKNOWN)");
+	refused_of(d, &f.w, 0, -EACCES, "the fabric handle (CUDA_ERROR_UNKNOWN)");
 	assert_false(d->gpu[0].lost);
 	fake_alloc(ID, ALLOC);
 	d->gpu[0].facts.fabric = false;
-	refused(d, &f.w, 0, -EOPNOTSUPP, "IMEX");
+	refused_of(d, &f.w, 0, -EOPNOTSUPP, "IMEX");
 	d->gpu[0].facts.vmm = false;
-	refused(d, &f.w, 0, -EOPNOTSUPP, "sleep mode");
+	refused_of(d, &f.w, 0, -EOPNOTSUPP, "sleep mode");
 	d->gpu[0].facts.vmm = true;
 	struct cuda_driver old = fake_cu;
 	old.cuMemMap = NULL;
 	d->cu = &old;
-	refused(d, &f.w, 0, -EOPNOTSUPP, "virtual-memory interface");
+	refused_of(d, &f.w, 0, -EOPNOTSUPP, "virtual-memory interface");
 	d->cu = &fake_cu;
 }
 
@@ -176,10 +176,10 @@ static void test_04_a_descriptor_is_fetched(void **state)
 	f.w.vmm_fabric = false;
 	f.w.has_fd = true;
 	f.w.fd = e.fd;
-	v = must(d, &f.w, (uint32_t)e.pid);
+	v = must_of(d, &f.w, (uint32_t)e.pid);
 	assert_int_equal(gpu_view_address(v), fake.alloc[ID].at + 512);
 	assert_int_equal(open_files(), files); /* the driver has its own */
-	w = must(d, &f.w, (uint32_t)e.pid);
+	w = must_of(d, &f.w, (uint32_t)e.pid);
 	assert_int_equal(fake.opens, 1);
 	kill_exporter(&e); /* the memory outlives it here */
 	gpu_view_put(w);
@@ -198,19 +198,19 @@ static void test_05_a_descriptor_that_cannot_be_fetched(void **state)
 	fake_alloc(ID, ALLOC);
 	fake_vmm(&f, ID, ALLOC, 0, 128);
 	f.w.vmm_fabric = false;
-	refused(d, &f.w, (uint32_t)e.pid, -EOPNOTSUPP, "was not sent along");
+	refused_of(d, &f.w, (uint32_t)e.pid, -EOPNOTSUPP, "was not sent along");
 	f.w.has_fd = true;
 	f.w.fd = e.fd;
-	refused(d, &f.w, 0, -EOPNOTSUPP, "the engine's process is not known");
+	refused_of(d, &f.w, 0, -EOPNOTSUPP, "the engine's process is not known");
 	f.w.fd = 78;
-	refused(d, &f.w, (uint32_t)e.pid, -EACCES, "no such descriptor");
+	refused_of(d, &f.w, (uint32_t)e.pid, -EACCES, "no such descriptor");
 	f.w.fd = INT32_MAX;
-	refused(d, &f.w, (uint32_t)e.pid, -EACCES, "no such descriptor");
+	refused_of(d, &f.w, (uint32_t)e.pid, -EACCES, "no such descriptor");
 	f.w.fd = 0; /* there, but not of an allocation */
-	refused(d, &f.w, (uint32_t)e.pid, -EACCES, "the descriptor (CUDA_ERROR_UNKNOWN)");
+	refused_of(d, &f.w, (uint32_t)e.pid, -EACCES, "the descriptor (CUDA_ERROR_UNKNOWN)");
 	kill_exporter(&e);
 	f.w.fd = e.fd;
-	refused(d, &f.w, (uint32_t)e.pid, -EOPNOTSUPP, "is not known");
+	refused_of(d, &f.w, (uint32_t)e.pid, -EOPNOTSUPP, "is not known");
 }
 
 /* An export id is what the client says: of another process it is another allocation. */
@@ -226,8 +226,8 @@ static void test_06_export_ids_of_two_processes(void **state)
 	f.w.vmm_fabric = false;
 	f.w.has_fd = true;
 	f.w.fd = a.fd;
-	v = must(d, &f.w, (uint32_t)a.pid);
-	w = must(d, &f.w, (uint32_t)b.pid);
+	v = must_of(d, &f.w, (uint32_t)a.pid);
+	w = must_of(d, &f.w, (uint32_t)b.pid);
 	assert_int_equal(fake.opens, 2);
 	assert_true(gpu_view_address(v) != gpu_view_address(w));
 	fake.alloc[ID].at = gpu_view_address(v); /* the fake remembers one address */
@@ -277,14 +277,14 @@ static void test_08_unmapping_fails(void **state)
 	fake_vmm(&f, ID, ALLOC, 0, 128);
 	fake.fail_rc = CUDA_ERROR_INVALID_VALUE;
 	for (uint64_t n = 1; n <= 4; n++) { /* the context, the mapping, its addresses, the handle */
-		struct gpu_view *v = must(d, &f.w, 0);
+		struct gpu_view *v = must_of(d, &f.w, 0);
 
 		fake.fail_at = fake.calls + n;
 		gpu_view_put(v);
 		fake.fail_at = 0;
 		assert_int_equal(d->gpu[0].users, 1);
 		assert_int_equal(fake.handles, 1);
-		gpu_view_put(must(d, &f.w, 0)); /* tried again, then opened anew */
+		gpu_view_put(must_of(d, &f.w, 0)); /* tried again, then opened anew */
 		assert_int_equal(fake.reserved + fake.handles + fake.maps + d->gpu[0].users, 0);
 	}
 	/* Failing to map and failing to undo it: context (2), addresses, import, map, and then the access. */
@@ -293,7 +293,7 @@ static void test_08_unmapping_fails(void **state)
 	assert_true(gpu_import(d, &f.w, 0, &(struct gpu_view *){NULL}, NULL) < 0);
 	assert_int_equal(fake.maps, 1);
 	fake.every_close = CUDA_SUCCESS;
-	gpu_view_put(must(d, &f.w, 0));
+	gpu_view_put(must_of(d, &f.w, 0));
 	assert_int_equal(fake.reserved + fake.handles + fake.maps + d->gpu[0].users, 0);
 }
 
