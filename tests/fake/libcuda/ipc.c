@@ -140,7 +140,7 @@ static void fill(struct memory_handle *h, const struct memory *mem)
 {
 	*h = (struct memory_handle){HANDLE_MAGIC, mem->id, mem->owner, mem->owner_started, {0}};
 	for (uint32_t i = 0; i < 4; i++)
-		h->proof[i] = machine_hash(h->id ^ h->owner_started << 32, h->owner * 8 + i);
+		h->proof[i] = machine_hash(h->id * 4 + i, machine_hash(h->owner_started, h->owner));
 }
 
 static bool genuine(const struct memory_handle *h)
@@ -148,7 +148,7 @@ static bool genuine(const struct memory_handle *h)
 	if (h->magic != HANDLE_MAGIC || h->owner >= PROCESSES || !h->owner_started)
 		return false;
 	for (uint32_t i = 0; i < 4; i++)
-		if (h->proof[i] != machine_hash(h->id ^ h->owner_started << 32, h->owner * 8 + i))
+		if (h->proof[i] != machine_hash(h->id * 4 + i, machine_hash(h->owner_started, h->owner)))
 			return false;
 	return true;
 }

@@ -232,9 +232,9 @@ static inline void peer_end(struct peer *p, int sig)
 {
 	int status = 0;
 
-	close(p->out);
 	if (sig)
 		kill(p->pid, sig);
+	close(p->out);
 	assert_int_equal(waitpid(p->pid, &status, 0), p->pid);
 	close(p->in);
 	if (sig)
