@@ -137,20 +137,44 @@ char *memory_map(const struct memory *mem, uint64_t *mapped)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-/* An allocation whose holders are all gone lives on in a descriptor that is on its way: it gets an entry again. */
-static struct memory *revive(int fd, const uint64_t *mark)
+static bool copy_file(int from, int to, off_t bytes)
+{
+	char page[32768];
+	off_t at = 0;
+
+	if (ftruncate(to, bytes))
+		return false;
+	while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < bytes) {
+		ssize_t n = pread(from, page, sizeof(page), at);
+
+		if (n <= 0 || pwrite(to, page, (size_t)n, at) != n)
+			return false;
+		at += n;
+	}
+	return true;
+}
+
+/* An allocation whose holders are all gone lives on in a descriptor that is on its way: it gets an entry and a name again. Nobody has
+ * the old file mapped, so a copy of it is as good. */
+static struct memory *revive(int fd, const uint64_t *mark, off_t bytes)
 {
 	struct memory *mem = NULL;
-	char path[256], from[64];
+	char path[256];
+	bool copied;
+	int to;
 
 	for (uint32_t i = 0; i < MEMORIES && !mem; i++)
 		mem = self.m->memory[i].id ? NULL : &self.m->memory[i];
-	if (!mem)
-		return NULL;
 	memory_path(mark[1], path, sizeof(path));
-	snprintf(from, sizeof(from), "/proc/self/fd/%d", fd);
-	if (linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW))
+	to = mem ? open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
+	if (to < 0)
 		return NULL;
+	copied = copy_file(fd, to, bytes);
+	close(to);
+	if (!copied) {
+		unlink(path);
+		return NULL;
+	}
 	*mem = (struct memory){
 		.bytes = mark[3], .gpu = (uint32_t)mark[2], .kind = MEMORY_VMM, .handle_types = (uint32_t)mark[4]};
 	if (mem - self.m->memory >= self.m->nmemories)
@@ -173,5 +197,5 @@ struct memory *memory_of_fd(int fd)
 	    mark[2] >= self.m->ngpus || mark[5] != machine_hash(mark[1], mark[3]))
 		return NULL;
 	mem = memory_by_id(mark[1]);
-	return mem ? mem : revive(fd, mark);
+	return mem ? mem : revive(fd, mark, st.st_size);
 }
