@@ -229,12 +229,21 @@ int gpu_enter(struct gpu *g)
 	return ctx ? gpu_result(g, g->door->cu->cuCtxSetCurrent(ctx)) : -ENODEV;
 }
 
+/* "Unknown" is what a broken context says, and now and then a driver that refuses something. Asked once more, a context that works
+ * answers. */
+static bool broke(const struct gpu *g, CUresult rc)
+{
+	size_t f = 0, t = 0;
+
+	return cuda_sticky(rc) && (rc != CUDA_ERROR_UNKNOWN || g->door->cu->cuMemGetInfo(&f, &t) != 0);
+}
+
 int gpu_result(struct gpu *g, CUresult rc)
 {
 	if (rc == CUDA_ERROR_NOT_READY)
 		return -EAGAIN;
-	if (!cuda_sticky(rc))
-		return cuda_errno(rc);
+	if (!broke(g, rc))
+		return cuda_sticky(rc) ? -EIO : cuda_errno(rc);
 	if (!atomic_exchange(&g->lost, true)) {
 		atomic_fetch_add(&g->epoch, 1);
 		atomic_fetch_add(&g->n.lost, 1);

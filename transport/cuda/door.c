@@ -25,22 +25,18 @@ static int keep_conf(struct gpu_door *d, const struct gpu_conf *conf, struct why
 	return 0;
 }
 
-static void take_down(struct gpu_door *d, bool leave)
+static void take_down(struct gpu_door *d)
 {
 	if (d->pinned)
-		pinned_destroy(d->pinned, leave);
-	if (leave)
-		return;
+		pinned_destroy(d->pinned, false);
 	while (d->ngpus)
 		gpu_fini(&d->gpu[--d->ngpus]);
 	mem_free(d->memory);
 	mem_free(d);
 }
 
-/* A GPU that does not even tell its name is left out; the others work. */
 static int find_gpus(struct gpu_door *d, struct why *why)
 {
-	struct why one = {0};
 	int n = 0;
 	CUresult rc = d->cu->cuDeviceGetCount(&n);
 
@@ -51,10 +47,10 @@ static int find_gpus(struct gpu_door *d, struct why *why)
 		n = (int)GPU_MAX;
 	}
 	for (uint32_t i = 0; i < (uint32_t)n; i++) {
-		int err = gpu_init(d, i, &one);
+		int err = gpu_init(d, i, why);
 
-		if (err) /* those after it would have to change their numbers */
-			return why_set(why, err, "%s", one.text);
+		if (err)
+			return err;
 		d->ngpus++;
 	}
 	return d->ngpus ? 0 : why_set(why, -ENODEV, "the driver sees no GPU");
@@ -84,7 +80,7 @@ int gpu_door_open_on(const struct cuda_driver *cu, const struct gpu_conf *conf, 
 	if (!rc)
 		rc = begin(d, conf, why);
 	if (rc)
-		take_down(d, false);
+		take_down(d);
 	else
 		*out = d;
 	return rc;
@@ -95,6 +91,26 @@ int gpu_door_open(const struct gpu_conf *conf, struct gpu_door **out, struct why
 	return gpu_door_open_on(NULL, conf, out, why);
 }
 
+/* True when nothing of this GPU is in use any more. */
+static bool close_one(struct gpu *g, uint64_t until, uint32_t wait_ms)
+{
+	uint64_t engines, views = 0, allocations, bytes;
+
+	if (!gpu_thread_stop(g, until)) {
+		log_warn("GPU %u: %llu copies are still under way after %u ms; its context and memory are left to the "
+			 "end of the "
+			 "process",
+			 g->index, (unsigned long long)atomic_load(&g->n.in_flight), wait_ms);
+		return false;
+	}
+	engines = atomic_load(&g->n.engines);
+	imports_count(g, &views, &allocations, &bytes);
+	if (engines || views)
+		log_error("GPU %u: the door closes while %llu engines and %llu mapped tensors are still there",
+			  g->index, (unsigned long long)engines, (unsigned long long)views);
+	return !engines && !views;
+}
+
 /* What the device may still write to must stay as it is, and so must everything that it belongs to. */
 void gpu_door_close(struct gpu_door *d, uint32_t wait_ms)
 {
@@ -103,29 +119,12 @@ void gpu_door_close(struct gpu_door *d, uint32_t wait_ms)
 
 	if (!d)
 		return;
-	for (uint32_t i = 0; i < d->ngpus; i++) {
-		struct gpu *g = &d->gpu[i];
-		uint32_t users;
-
-		if (!gpu_thread_stop(g, until)) {
-			log_warn("GPU %u: %llu copies are still under way after %u ms; its context and memory are left "
-				 "to the end of "
-				 "the process",
-				 i, (unsigned long long)atomic_load(&g->n.in_flight), wait_ms);
-			left = true;
-			continue;
-		}
-		lk_lock(&g->lk);
-		users = g->users;
-		lk_unlock(&g->lk);
-		/* The arena's registration may be one. */
-		if (atomic_load(&g->n.engines)) {
-			log_error("GPU %u: the door closes with %llu engines and %u users of its context", i,
-				  (unsigned long long)atomic_load(&g->n.engines), users);
-			left = true;
-		}
-	}
-	take_down(d, left);
+	for (uint32_t i = 0; i < d->ngpus; i++)
+		left |= !close_one(&d->gpu[i], until, wait_ms);
+	if (left)
+		pinned_destroy(d->pinned, true);
+	else
+		take_down(d);
 }
 
 /* ---- what there is ---------------------------------------------------------------------------------------------------------- */

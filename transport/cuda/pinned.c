@@ -187,9 +187,11 @@ static void wait_until_unused(const struct pinned *p)
 static void unregister_all(struct pinned *p)
 {
 	struct gpu *g = atomic_exchange(&p->owner, NULL);
-	bool lost = gpu_enter(g) != 0;
+	bool lost;
 
 	wait_until_unused(p);
+	gpu_enter(g); /* it has been current here since gpu_hold: the worst is that it still is */
+	lost = atomic_load(&g->lost);
 	for (uint32_t i = 0; i < p->nranges; i++) {
 		struct range *r = &p->ranges[i];
 

@@ -14,7 +14,7 @@
 #include <sys/prctl.h>
 
 #define PAUSE_MIN_NS  5000u
-#define PAUSE_MAX_NS  100000u
+#define PAUSE_MAX_NS  200000u
 #define PAUSE_LONG_NS 1000000u /* after a second without anything */
 #define SECOND_NS     1000000000u
 
