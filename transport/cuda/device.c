@@ -169,6 +169,12 @@ static int make_context(struct gpu *g, struct why *why)
 	return 0;
 }
 
+/* No call can be made to ask what "unknown" means here. */
+static int result_of_setting(struct gpu *g, CUresult rc)
+{
+	return rc == CUDA_ERROR_UNKNOWN ? -EIO : gpu_result(g, rc);
+}
+
 int gpu_hold(struct gpu *g, struct why *why)
 {
 	CUresult rc = 0;
@@ -182,7 +188,7 @@ int gpu_hold(struct gpu *g, struct why *why)
 	}
 	lk_unlock(&g->lk);
 	if (!err && rc) {
-		err = gpu_result(g, rc);
+		err = result_of_setting(g, rc);
 		gpu_release(g);
 		why_set(why, err, "the CUDA context of GPU %u cannot be used: %s", g->index,
 			cuda_error(g->door->cu, rc));
@@ -226,7 +232,7 @@ int gpu_enter(struct gpu *g)
 	lk_lock(&g->lk);
 	ctx = g->ctx;
 	lk_unlock(&g->lk);
-	return ctx ? gpu_result(g, g->door->cu->cuCtxSetCurrent(ctx)) : -ENODEV;
+	return ctx ? result_of_setting(g, g->door->cu->cuCtxSetCurrent(ctx)) : -ENODEV;
 }
 
 /* "Unknown" is what a broken context says, and now and then a driver that refuses something. Asked once more, a context that works
