@@ -30,7 +30,9 @@ void events_drop_dead(uint32_t slot)
 			continue;
 		if (st->owner == slot)
 			st->owner_started = 0;
-		if (!self.m->dead_stuck && atomic_load(&st->recorder) == started)
+		/* The slot, too: processes that began in the same tick have the same start time. */
+		if (!self.m->dead_stuck && atomic_load(&st->recorder_slot) == slot &&
+		    atomic_load(&st->recorder) == started)
 			atomic_store(&st->done, atomic_load(&st->recorded));
 		if (st->holders[slot / 64] >> slot % 64 & 1)
 			state_drop(st, slot);
