@@ -34,7 +34,8 @@ struct fake_alloc {
 
 struct fake {
 	struct fake_alloc alloc[ALLOCS];
-	uint64_t calls, fail_at, contexts, opens, closes, double_opens, events, event_polls, reserved, handles, maps;
+	_Atomic uint64_t calls, contexts;
+	uint64_t fail_at, opens, closes, double_opens, events, event_polls, reserved, handles, maps;
 	CUresult fail_rc, every_open, every_close;
 	bool broken; /* the context: every call fails */
 	CUdeviceptr next;

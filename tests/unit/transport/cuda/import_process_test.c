@@ -120,7 +120,7 @@ static int exporter(void)
 		if (write(3, &a, sizeof(a)) != sizeof(a))
 			return 1;
 	}
-	return 0;
+	return e.cu.cuStreamDestroy(e.stream) != 0;
 }
 
 struct child {
