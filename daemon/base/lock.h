@@ -14,6 +14,7 @@ enum lk_rank {
 	LK_CONTEXTS, /* registry of engine contexts (daemon/core) */
 	LK_SESSIONS, /* sessions and their prefetch jobs (daemon/core) */
 	LK_PREFIX,   /* prefix cache of hashed token lists (daemon/core) */
+	LK_COPIES,   /* copies of GPU engines under way (daemon/core) */
 	LK_TIER,     /* queues between requests and the tier's thread (daemon/tier) */
 	LK_STORE,    /* index, slots, eviction lists (daemon/store) */
 	LK_ARENA,    /* growth of the arena (numa) */

@@ -4,7 +4,6 @@
 #include "daemon/base/lock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/mem.h"
-#include "daemon/http/status.h"
 
 #include <errno.h>
 #include <string.h>
@@ -81,6 +80,12 @@ static void bury(struct ctx_registry *r, struct ctx_pending *p, uint64_t now_ms)
 
 static void destroy(struct ctx *c)
 {
+	if (c->gpu && atomic_load(&c->gpu_users)) { /* it was never in the registry */
+		atomic_store(&c->refs, 1);
+		ctx_gpu_release(c);
+		ctx_put(NULL, c);
+		return;
+	}
 	kv_layout_destroy(c->layout);
 	for (uint32_t i = 0; i < c->nmaps; i++)
 		shmx_put(c->maps[i]);
@@ -105,6 +110,7 @@ struct ctx *ctx_create(uint64_t instance_id, enum ctx_kind kind, struct slice mo
 	c->instance_id = instance_id;
 	c->kind = kind;
 	c->world_size = world_size;
+	memcpy(c->device, "cpu", 4);
 	c->model = mem_strndup(model.p, model.n);
 	c->engine_type = mem_strndup(engine_type.p, engine_type.n);
 	if (!c->model || !c->engine_type) {
@@ -169,6 +175,12 @@ static void put_in(struct ctx_registry *r, struct ctx *c)
 	r->count++;
 }
 
+/* What is in the table may use its engine. */
+static bool is_broken(const struct ctx *c)
+{
+	return ctx_faulted(c) || (c->gpu && gpu_engine_lost(c->gpu));
+}
+
 int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 {
 	uint64_t id = c->instance_id, now_ms = c->created_ms;
@@ -180,7 +192,7 @@ int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 	lk_lock(&r->lk);
 	old = find(r, id);
 	other = old && old->owner != c->owner;
-	if (old && !replace && !other && !ctx_faulted(old))
+	if (old && !replace && !other && !is_broken(old))
 		err = -EEXIST;
 	else if (!old && r->count >= CTX_MAX)
 		err = -ENOSPC;
@@ -201,7 +213,7 @@ int ctx_enter(struct ctx_registry *r, struct ctx *c, bool replace)
 		bury(r, held, now_ms);
 	else
 		give_back(r, held, now_ms);
-	ctx_put(r, old);
+	ctx_let_go(r, old);
 	return 0;
 }
 
@@ -234,7 +246,7 @@ struct ctx *ctx_get_for(struct ctx_registry *r, uint64_t instance_id, uint64_t o
 	return get(r, instance_id, false, owner);
 }
 
-bool ctx_drop(struct ctx_registry *r, uint64_t instance_id, uint64_t owner)
+struct ctx *ctx_take(struct ctx_registry *r, uint64_t instance_id, uint64_t owner)
 {
 	struct ctx_pending *held = NULL;
 	struct ctx *c;
@@ -248,8 +260,23 @@ bool ctx_drop(struct ctx_registry *r, uint64_t instance_id, uint64_t owner)
 	lk_unlock(&r->lk);
 	if (c)
 		give_back(r, held, atomic_load(&c->last_seen_ms));
+	return c;
+}
+
+void ctx_let_go(struct ctx_registry *r, struct ctx *c)
+{
+	if (c && c->gpu)
+		ctx_gpu_release(c);
 	ctx_put(r, c);
-	return c != NULL;
+}
+
+bool ctx_drop(struct ctx_registry *r, uint64_t instance_id, uint64_t owner)
+{
+	struct ctx *c = ctx_take(r, instance_id, owner);
+	bool known = c != NULL;
+
+	ctx_let_go(r, c);
+	return known;
 }
 
 bool ctx_drop_this(struct ctx_registry *r, struct ctx *c)
@@ -265,7 +292,7 @@ bool ctx_drop_this(struct ctx_registry *r, struct ctx *c)
 		give_back(r, held, atomic_load(&out->last_seen_ms));
 		r->dead(r->dead_arg, out);
 	}
-	ctx_put(r, out);
+	ctx_let_go(r, out);
 	return out != NULL;
 }
 
@@ -414,7 +441,7 @@ static void sweep_limbo(struct ctx_registry *r, const struct ctx_limits *limits,
 	give_back(r, done, now_ms);
 }
 
-static bool is_watched(const struct ctx *c)
+bool ctx_watched(const struct ctx *c)
 {
 	return c->pidfd >= 0 && atomic_load(&c->watched);
 }
@@ -424,7 +451,7 @@ static bool too_old(const struct ctx *c, const struct ctx_limits *limits, uint64
 	uint64_t seen = atomic_load(&c->last_seen_ms);
 	uint64_t limit = atomic_load(&c->pinged) ? limits->reap_ms : limits->grace_ms;
 
-	return !is_watched(c) && limits->reap_ms && now_ms > seen && now_ms - seen > limit;
+	return !ctx_watched(c) && limits->reap_ms && now_ms > seen && now_ms - seen > limit;
 }
 
 /* One look at a bucket; true when an instance was dropped and there may be more. */
@@ -449,7 +476,7 @@ static bool sweep_bucket(struct ctx_registry *r, uint32_t b, const struct ctx_li
 		 dead->model, (double)(now_ms - atomic_load(&dead->last_seen_ms)) / 1000.0);
 	bury(r, held, now_ms); /* silence proves nothing: it may be stopped, and write when it goes on */
 	r->dead(r->dead_arg, dead);
-	ctx_put(r, dead);
+	ctx_let_go(r, dead);
 	return true;
 }
 
@@ -486,67 +513,25 @@ void ctx_registry_destroy(struct ctx_registry *r)
 	mem_free(r);
 }
 
-/* ---- /status -------------------------------------------------------------------------------------------------- */
-
-static int fill_group(struct status_group *g, const struct ctx *c, uint32_t i)
+struct ctx *ctx_get_gpu(struct ctx_registry *r)
 {
-	struct kv_group_facts f;
-	const struct kv_tensor *t;
+	struct ctx *found = NULL;
 
-	kv_layout_group(c->layout, i, &f);
-	g->layers = mem_calloc(f.nlayers ? f.nlayers : 1, sizeof(*g->layers));
-	if (!g->layers)
-		return -ENOMEM;
-	memcpy(g->layers, f.layers, f.nlayers * sizeof(*g->layers));
-	g->engine_group = f.engine_group;
-	g->nlayers = f.nlayers;
-	g->block_size = f.block_size;
-	g->kv_size = f.kv_size;
-	g->num_heads = f.num_heads;
-	g->head_size = f.head_size;
-	g->dtype = pk_dtype_name((enum pk_dtype)f.dtype);
-	g->format = kv_format_name(f.format);
-	g->num_blocks = f.num_blocks;
-	t = kv_layout_tensor(c->layout, 0);
-	g->ndim = t->ndim;
-	memcpy(g->concrete_shape, t->shape, t->ndim * sizeof(t->shape[0]));
-	return 0;
-}
-
-static int fill(struct status_context *s, const struct ctx *c, uint32_t chunk_tokens, uint64_t now_ms)
-{
-	uint64_t seen = atomic_load(&c->last_seen_ms);
-	int err = 0;
-
-	s->instance_id = c->instance_id;
-	s->model_name = mem_strndup(c->model, strlen(c->model));
-	s->engine_type = mem_strndup(c->engine_type, strlen(c->engine_type));
-	if (!s->model_name || !s->engine_type)
-		return -ENOMEM;
-	s->world_size = c->world_size;
-	s->engine_driven = c->kind != CTX_PAGED;
-	s->shm_mode = c->kind == CTX_SLOTS;
-	s->block_size = c->block_size;
-	s->num_layers = c->num_layers;
-	s->hidden_dim_size = c->hidden;
-	s->use_mla = c->use_mla;
-	s->object_bytes = c->object_bytes;
-	s->cache_size_per_token = chunk_tokens ? c->object_bytes / chunk_tokens : 0;
-	s->last_seen_s = now_ms > seen ? (double)(now_ms - seen) / 1000.0 : 0;
-	s->liveness = is_watched(c) ? "pidfd" : "ping";
-	s->faulted = ctx_faulted(c);
-	s->node = c->node;
-	s->node_source = c->node_source == CTX_NODE_PAGES ? "pages" : c->node_source == CTX_NODE_CPUS ? "cpus" : NULL;
-	for (uint32_t i = 0; !err && c->layout && i < kv_layout_groups(c->layout) && i < STATUS_MAX_GROUPS; i++) {
-		err = fill_group(&s->group[i], c, i);
-		s->ngroups += !err;
+	lk_lock(&r->lk);
+	for (uint32_t b = 0; b < BUCKETS && !found; b++) {
+		for (struct ctx *c = r->bucket[b]; c && !found; c = c->next) {
+			if (c->gpu && !gpu_engine_lost(c->gpu))
+				found = c;
+		}
 	}
-	return err;
+	if (found)
+		atomic_fetch_add(&found->refs, 1);
+	lk_unlock(&r->lk);
+	return found;
 }
 
-/* Counted references of all contexts, which are constant but for atomics: nothing is copied under the lock that every PING
- * takes. NULL when out of memory. */
-static struct ctx **get_all(struct ctx_registry *r, uint32_t *n)
+/* Nothing is copied under the lock that every PING takes. */
+struct ctx **ctx_get_all(struct ctx_registry *r, uint32_t *n)
 {
 	uint32_t cap = ctx_count(r) + 16;
 	struct ctx **all = mem_calloc(cap, sizeof(struct ctx *));
@@ -563,22 +548,4 @@ static struct ctx **get_all(struct ctx_registry *r, uint32_t *n)
 	}
 	lk_unlock(&r->lk);
 	return all;
-}
-
-int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms)
-{
-	uint32_t n;
-	struct ctx **all = get_all(r, &n);
-	int err = 0;
-
-	out->contexts = all ? mem_calloc(n ? n : 1, sizeof(*out->contexts)) : NULL;
-	if (!out->contexts)
-		err = -ENOMEM;
-	for (uint32_t i = 0; all && i < n; i++) {
-		if (!err)
-			err = fill(&out->contexts[out->ncontexts++], all[i], out->chunk_size, now_ms);
-		ctx_put(r, all[i]);
-	}
-	mem_free(all);
-	return err;
 }

@@ -11,6 +11,7 @@
 
 #include "daemon/base/why.h"
 #include "daemon/core/chash.h"
+#include "daemon/core/device.h"
 #include "daemon/core/place.h"
 #include "daemon/core/session.h"
 #include "daemon/http/metrics.h"
@@ -57,6 +58,13 @@ struct ctx {
 	struct kv_layout *layout;
 	struct shmx_map **maps;
 	uint32_t nmaps;
+	struct gpu_engine *gpu;     /* pages are GPU memory; NULL: shared memory of the host */
+	_Atomic uint32_t gpu_users; /* the registry, and whoever is about to submit; at 0 the engine is let go */
+	uint32_t gpu_index;
+	struct device_engines *engines; /* counts it */
+	char device[16], gpu_uuid[48];  /* "cuda:0", "cpu" */
+	void (*farewell)(void *arg);    /* called once, when the engine and its mappings are gone */
+	void *farewell_arg;
 	enum pk_dtype dtype; /* of the first tensor; the only one for CTX_SLOTS and CTX_BYTES */
 	/* engine-driven */
 	uint32_t block_size, num_layers, hidden;
@@ -79,7 +87,7 @@ struct ctx {
 	bool dropped;
 	bool contested; /* another connection registered the same id before: only the owner is served */
 	/* metric series of its labels */
-	metric_series store_gbs, load_gbs, loaded_chunks;
+	metric_series store_gbs, load_gbs, loaded_chunks, begun[2], ended[2]; /* [0] RETRIEVE, [1] STORE */
 };
 
 /* Called without locks, after an instance died (process end, or silence), not when it unregistered. */
@@ -103,10 +111,18 @@ struct ctx *ctx_get_for(struct ctx_registry *r, uint64_t instance_id, uint64_t o
 void ctx_put(struct ctx_registry *r, struct ctx *c);
 /* UNREGISTER: makes the instance unknown and gives back what it holds. False when it was not there for this owner. */
 bool ctx_drop(struct ctx_registry *r, uint64_t instance_id, uint64_t owner);
+/* The same in two steps, for who wants to set its farewell in between. NULL when it was not there. */
+struct ctx *ctx_take(struct ctx_registry *r, uint64_t instance_id, uint64_t owner);
+void ctx_let_go(struct ctx_registry *r, struct ctx *c);
 /* Drops `c`, whose process ended, if it is still the one registered under its id (a pidfd that fired late must not hit a
  * successor). */
 bool ctx_drop_this(struct ctx_registry *r, struct ctx *c);
 bool ctx_faulted(const struct ctx *c);
+/* GPU engines: between the two c->gpu may be used. False: it was let go, because the instance was dropped. */
+bool ctx_gpu_hold(struct ctx *c);
+void ctx_gpu_release(struct ctx *c);
+/* Counted: one with a GPU engine, any; NULL. */
+struct ctx *ctx_get_gpu(struct ctx_registry *r);
 void ctx_seen(struct ctx *c, uint64_t now_ms, bool ping);
 
 /* Object size of the contexts with this model and world size; 0 when none is registered, CTX_SIZES_DIFFER when they disagree
@@ -138,15 +154,27 @@ struct ctx_limits {
 };
 uint32_t ctx_sweep(struct ctx_registry *r, const struct ctx_limits *limits, uint64_t now_ms);
 
+/* The main thread hears of its process' end. */
+bool ctx_watched(const struct ctx *c);
+
 uint32_t ctx_count(struct ctx_registry *r);
+/* Counted references of all contexts, which are constant but for atomics; NULL when out of memory. Free the array with mem_free. */
+struct ctx **ctx_get_all(struct ctx_registry *r, uint32_t *n);
 /* Fills the contexts of a snapshot whose chunk_size is set already. 0 or -ENOMEM. */
 int ctx_status(struct ctx_registry *r, struct status *out, uint64_t now_ms);
 
-/* Builds a paged context from a REGISTER_KV_CACHE. 0; -EOPNOTSUPP for device handles (no CUDA door in this build). */
+/* Builds a paged context from a REGISTER_KV_CACHE, whose tensors are all shared memory of the host or all memory of one GPU.
+ * 0; -EOPNOTSUPP for GPU memory without a door; what shmx_open, gpu_import, kv_layout_create and gpu_engine_create say. */
 struct ctx_paged_conf {
 	uint32_t chunk_tokens, null_block;
 	struct pk_mem *pk;
 	const char *arena_name; /* L1's own shared memory, which is nobody's KV cache; NULL or "" = anonymous */
+	struct gpu_door *gpu;   /* NULL: there is none, because ... */
+	const char *no_gpu;
+	struct device_engines *engines;
+	/* The process behind the instance, if that is proven; 0. Asked for only where a descriptor must be taken from it. NULL: unknown. */
+	uint32_t (*pid)(void *ctx, uint64_t instance_id);
+	void *ctx;
 };
 int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx **out, struct why *why);
 /* Fills in c->object_form, before ctx_enter: digest of the form of its objects (element type, K and V, layers and hidden size of every

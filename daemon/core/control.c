@@ -20,11 +20,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define INLINE_BYTES 8192u   /* unknown token bytes the control thread decodes and hashes itself: below 100 us */
-#define URGENT       (-5)    /* nice value of the threads a PING passes through */
-#define BURST        64      /* messages received between two looks at the completions */
-#define RECONNECT_MS 120000u /* how long after a start a peer may be an old client that reconnected */
-#define MAX_WARNINGS 8u      /* unknown requests logged per peer */
+#define INLINE_BYTES 8192u /* unknown token bytes the control thread decodes and hashes itself: below 100 us */
+#define BURST        64    /* messages received between two looks at the completions */
+#define MAX_WARNINGS 8u    /* unknown requests logged per peer */
 
 struct control {
 	struct server *srv;
@@ -36,6 +34,7 @@ struct control {
 	struct peers *peers;
 	struct task *tasks, *free;
 	struct waiting waiting;
+	uint32_t admitting[MAX_ADMIT];
 	struct lk lk; /* guards done */
 	struct task *done, **done_tail;
 	_Atomic bool has_done; /* spares the lock on every turn of the loop */
@@ -85,6 +84,11 @@ static void push_done(struct control *c, struct task *t)
 void control_reply_early(struct control *c, struct task *t)
 {
 	t->early = true;
+	push_done(c, t);
+}
+
+void control_reply_ready(struct control *c, struct task *t)
+{
 	push_done(c, t);
 }
 
@@ -141,6 +145,10 @@ static void learn(struct control *c, struct task *t)
 
 	if (t->queued)
 		p->pending[t->lane]--;
+	if (t->admit) {
+		p->admitting--;
+		c->admitting[p->admitter]--;
+	}
 	if (!t->decoded) {
 		atomic_fetch_add(&c->bad, 1);
 		return;
@@ -301,11 +309,35 @@ static bool cheap(struct control *c, const struct task *t)
 	return false;
 }
 
-static struct worker *lane_worker(struct server *srv, struct peer *p, enum lane lane)
+/* Registering may take long, and for ever on a GPU that hangs: it has threads of its own, of which one that is at it already is left
+ * alone as long as there is another. What the peer sends behind it waits there, too: its transfers stay in order. */
+static bool admits(struct control *c, struct peer *p, const struct task *t)
 {
-	if (lane == LANE_TRANSFER)
-		return &srv->worker[peer_transfer_worker(p, srv->ntransfer)];
-	return &srv->worker[srv->ntransfer + p->affinity % srv->nlookup];
+	uint32_t n = c->srv->nadmit, best = 0;
+
+	if (!p->admitting && (t->def->op != WIRE_REGISTER_KV_CACHE || p->pending[LANE_TRANSFER]))
+		return false;
+	for (uint32_t i = 1; i < n; i++) {
+		if (c->admitting[i] < c->admitting[best])
+			best = i;
+	}
+	if (!p->admitting)
+		p->admitter = best;
+	p->admitting++;
+	c->admitting[p->admitter]++;
+	return true;
+}
+
+static struct worker *lane_worker(struct control *c, struct peer *p, struct task *t)
+{
+	struct server *srv = c->srv;
+
+	if (t->lane != LANE_TRANSFER)
+		return &srv->worker[srv->ntransfer + p->affinity % srv->nlookup];
+	t->admit = admits(c, p, t);
+	if (t->admit)
+		return &srv->worker[srv->ntransfer + srv->nlookup + p->admitter];
+	return &srv->worker[peer_transfer_worker(p, srv->ntransfer)];
 }
 
 static void note_seen(struct control *c, struct peer *p, enum wire_op op)
@@ -359,7 +391,7 @@ static void dispatch(struct control *c, struct task *t)
 	t->candidates = p->candidates;
 	t->bound = p->bound;
 	t->owner = p->serial;
-	t->has_reply = t->decoded = t->queued = t->early = false;
+	t->has_reply = t->decoded = t->queued = t->admit = t->early = false;
 	t->wait_job = 0;
 	atomic_store_explicit(&t->parts_done, 0, memory_order_relaxed);
 	t->registered_instance = 0;
@@ -369,7 +401,7 @@ static void dispatch(struct control *c, struct task *t)
 		finish(c, t);
 		return;
 	}
-	w = lane_worker(c->srv, p, t->lane);
+	w = lane_worker(c, p, t);
 	t->queued = true;
 	p->pending[t->lane]++;
 	worker_submit(w, t);

@@ -13,6 +13,7 @@
 #include "daemon/conf/conf.h"
 #include "daemon/core/below.h"
 #include "daemon/core/context.h"
+#include "daemon/core/device.h"
 #include "daemon/core/place.h"
 #include "daemon/core/prefix.h"
 #include "daemon/core/session.h"
@@ -29,6 +30,7 @@
 #include <zmq.h>
 
 #define MAX_THREADS 128u
+#define MAX_ADMIT   4u /* threads that register engines with GPU memory about; else one */
 #define WORKER_NONE UINT32_MAX
 #define TASKS       2048u /* requests in flight; beyond that the socket is not read */
 #define PARKED_MAX  1024u /* of them: WAITs that wait; more are answered as if their time was up */
@@ -71,6 +73,9 @@ struct exec {
 	uint32_t sums[CTX_MAX_OBJECT / CRC_BLOCK]; /* of one object being stored */
 	uint64_t owner;                            /* serial of the peer whose request runs */
 	struct wire_tokens tokens;                 /* of that request, until exec_remember */
+	struct task *task;                         /* it */
+	uint8_t **slots_at;                        /* addresses of objs */
+	uint8_t event[GPU_EVENT_MAX];              /* of a reply */
 };
 
 /* What an operation answers. Arrays in `reply` may point into the exec. */
@@ -81,6 +86,7 @@ struct outcome {
 	bool has_big;
 	uint64_t wait_job; /* not 0: no answer yet, but when that job is over, or after wait_ms without a payload */
 	uint64_t wait_ms;
+	bool later; /* no answer yet, but when whoever has the task now calls task_ready */
 };
 
 struct op_def {
@@ -135,6 +141,20 @@ struct session_range range_held(const struct exec *e, const struct wire_req *r, 
 				const store_obj *objs);
 uint64_t key_id(const struct exec *e, const struct wire_req *r, const struct range *g);
 void refuse(struct server *srv, const struct wire_req *r, const struct why *why);
+/* What a STORE has reserved or a RETRIEVE locked, until the bytes are there. */
+struct moved {
+	struct ctx *ctx;
+	struct slice salt;
+	uint32_t rank; /* kv_rank */
+	store_ns ns;
+	const struct store_hash *hashes; /* STORE: of the prompt, from its first chunk to the range's last */
+	uint32_t first, n;               /* the range */
+	store_obj *objs;                 /* n of them; zeros are left out */
+	uint64_t bytes;
+};
+/* The copy is over, it took `ns`: makes readable, or gives back. `ns` and `ctx` stay the caller's. */
+void moved_store(struct server *srv, const struct moved *m, bool ok, uint64_t ns);
+void moved_retrieve(struct server *srv, const struct moved *m, bool ok, uint64_t ns);
 
 /* ---- tasks and workers ----------------------------------------------------------------------------------------- */
 
@@ -148,6 +168,7 @@ struct task {
 	uint64_t owner; /* the peer's serial, for workers */
 	enum lane lane;
 	bool queued; /* counted in the peer's pending[] */
+	bool admit;  /* and in its admitting: a thread that registers has it */
 	const struct op_def *def;
 	enum wire_dialect dialect;    /* best guess; after decoding: the one that fitted */
 	wire_dialect_set candidates;  /* the peer's */
@@ -157,6 +178,7 @@ struct task {
 	uint64_t registered_instance; /* set by registrations: the peer's PINGs count for it */
 	_Atomic uint32_t parts_done;  /* TASK_SENT, TASK_RELEASED when the reply goes early */
 	bool early;
+	struct server *srv;               /* set by task_later */
 	uint64_t wait_job, wait_until_ms; /* parked at the control thread while wait_job is not 0 */
 	bool has_reply;
 	zmq_msg_t reply; /* payload frame; size 0 = none */
@@ -169,6 +191,10 @@ struct task {
 void task_run(struct exec *e, struct task *t);
 /* The answer of a task that waited. */
 void task_answer(struct task *t, const struct wire_reply *reply);
+/* The answer comes from elsewhere, after or even before the worker is done with the frames: before the task is handed over. */
+void task_later(struct exec *e, struct task *t);
+/* From any thread, once: this is the answer. */
+void task_ready(struct task *t, const struct wire_reply *reply);
 /* After task_run, while the task's frames live: the prefix cache learns what was hashed. */
 void exec_remember(struct exec *e);
 
@@ -232,6 +258,8 @@ void control_job_done(struct control *c);
 void control_complete(struct control *c, struct task *t);
 /* From a worker: the reply can go, but the worker still reads the frames; control_complete follows. */
 void control_reply_early(struct control *c, struct task *t);
+/* From any thread: the reply of a task_later is in the task. */
+void control_reply_ready(struct control *c, struct task *t);
 void control_counts(struct control *c, uint64_t *peers, uint64_t *dropped, uint64_t *bad);
 void control_progress(struct control *c, uint64_t *progress_ms, int *cpu);
 uint32_t control_port(const struct control *c);
@@ -244,6 +272,8 @@ void state_save_dialects(struct server *srv, wire_dialect_set set);
 
 /* Opens a pidfd when the instance id is the pid of a local process that is really our client (before ctx_enter). */
 void liveness_open(struct server *srv, struct ctx *c);
+/* The process of a local client with that id, if it is proven; else 0. Any thread. */
+uint32_t liveness_pid(void *srv, uint64_t instance_id);
 /* Has the main thread wait for its end (after ctx_enter). */
 void liveness_watch(struct server *srv, struct ctx *c);
 void liveness_event(struct server *srv, uint64_t instance_id);
@@ -264,6 +294,7 @@ enum count_id {
 	COUNT_DROP_NOT_SERVED,
 	COUNT_REAPED_PIDFD,
 	COUNT_REAPED_PING,
+	COUNT_REAPED_GPU,
 	COUNT_STORES_SUBMITTED,
 	COUNT_STORES_FINISHED,
 	COUNT_RETRIEVES_SUBMITTED,
@@ -277,6 +308,8 @@ void count_init(struct server *srv);
 void count(struct server *srv, enum count_id id, uint64_t n);
 void count_request(struct server *srv, enum wire_op op, uint64_t ns);
 void count_lookup(struct exec *e, const struct session_lookup *l, const struct session_hits *hits);
+/* The series of a context's device. */
+void count_of_context(struct server *srv, struct ctx *c);
 void count_no_room(struct server *srv, struct slice model, uint32_t chunks);
 void count_read_failure(struct server *srv, struct slice model);
 
@@ -302,7 +335,11 @@ struct server {
 		node_misplaced[ARENA_MAX_RANGES];
 	struct cpu_set own_cpus; /* of the main thread, while it starts a thread elsewhere */
 	bool placing;
-	uint32_t unplaced; /* threads that could not be bound; constant after the start */
+	uint32_t unplaced;    /* threads that could not be bound; constant after the start */
+	struct gpu_door *gpu; /* NULL: no driver, no GPU, or not wanted */
+	struct device *device;
+	struct device_engines engines;
+	char no_gpu[160]; /* why there is none */
 	struct arena *arena;
 	struct shmx_map *arena_guard;
 	struct store *store;
@@ -314,11 +351,12 @@ struct server {
 	struct http *http; /* read by its own threads once http_ready is set */
 	_Atomic bool http_ready;
 	struct control *control;
-	struct worker worker[MAX_THREADS];
-	uint32_t ntransfer, nlookup; /* worker[0..ntransfer) move bytes, the next nlookup look up */
-	bool slots;                  /* the arena can be opened by name */
-	_Atomic uint64_t unread;     /* bytes of pickled replies that clients have not taken yet */
-	_Atomic uint64_t tick_ms;    /* when the main thread last looked at time limits */
+	struct worker worker[MAX_THREADS + MAX_ADMIT];
+	uint32_t ntransfer, nlookup,
+		nadmit;           /* worker[0..ntransfer) move bytes, the next nlookup look up, the last register */
+	bool slots;               /* the arena can be opened by name */
+	_Atomic uint64_t unread;  /* bytes of pickled replies that clients have not taken yet */
+	_Atomic uint64_t tick_ms; /* when the main thread last looked at time limits */
 	char instance_id[64];
 	char state_path[512];
 	wire_dialect_set saved_dialects;    /* what the durable record says now */

@@ -1,6 +1,7 @@
 /* count.c - metrics whose labels are known at the start, and those of a lookup. */
 #include "daemon/core/core_int.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const struct {
@@ -13,6 +14,7 @@ static const struct {
 		      [COUNT_DROP_NOT_SERVED] = {M_DROPPED_MESSAGES, "not_served"},
 		      [COUNT_REAPED_PIDFD] = {M_CONTEXTS_REAPED, "pidfd"},
 		      [COUNT_REAPED_PING] = {M_CONTEXTS_REAPED, "ping"},
+		      [COUNT_REAPED_GPU] = {M_CONTEXTS_REAPED, "gpu"},
 		      [COUNT_STORES_SUBMITTED] = {M_NUM_SUBMITTED_STORES, "cpu"},
 		      [COUNT_STORES_FINISHED] = {M_NUM_FINISHED_STORES, "cpu"},
 		      [COUNT_RETRIEVES_SUBMITTED] = {M_NUM_SUBMITTED_RETRIEVES, "cpu"},
@@ -133,6 +135,23 @@ void count_lookup(struct exec *e, const struct session_lookup *l, const struct s
 	metric_add(srv->metrics, M_SM_READ_REQUESTS, 1);
 	metric_add(srv->metrics, M_SM_READ_SUCCEED_KEYS, found);
 	metric_add(srv->metrics, M_SM_READ_FAILED_KEYS, l->nchunks * (uint64_t)l->world_size - found);
+}
+
+void count_of_context(struct server *srv, struct ctx *c)
+{
+	struct slice model = slice_str(c->model), none = slice_of("", 0), device = slice_str(c->device);
+	struct metrics *m = srv->metrics;
+	char id[24];
+	struct slice labels[3] = {slice_of(id, 0), device, model};
+
+	labels[0].n = (size_t)snprintf(id, sizeof(id), "%llu", (unsigned long long)c->instance_id);
+	c->store_gbs = metric_series_get(m, M_L0_L1_STORE_THROUGHPUT, labels, 3);
+	c->load_gbs = metric_series_get(m, M_L0_L1_LOAD_THROUGHPUT, labels, 3);
+	c->loaded_chunks = metric_series_get(m, M_NUM_CHUNKS_LOADED, (struct slice[]){labels[0], model, none}, 3);
+	c->begun[0] = metric_series_get(m, M_NUM_SUBMITTED_RETRIEVES, &device, 1);
+	c->begun[1] = metric_series_get(m, M_NUM_SUBMITTED_STORES, &device, 1);
+	c->ended[0] = metric_series_get(m, M_NUM_FINISHED_RETRIEVES, &device, 1);
+	c->ended[1] = metric_series_get(m, M_NUM_FINISHED_STORES, &device, 1);
 }
 
 void count_no_room(struct server *srv, struct slice model, uint32_t chunks)

@@ -36,7 +36,8 @@ int exec_create(struct server *srv, struct exec **out, struct why *why)
 	e->slots = map_array(e->max_chunks, sizeof(*e->slots));
 	e->indices = map_array(e->max_chunks, sizeof(*e->indices));
 	e->tensors = map_array(e->max_chunks, sizeof(*e->tensors));
-	if (!e->objs || !e->slots || !e->indices || !e->tensors ||
+	e->slots_at = map_array(e->max_chunks, sizeof(*e->slots_at));
+	if (!e->objs || !e->slots || !e->indices || !e->tensors || !e->slots_at ||
 	    wire_scratch_create(max_tokens, srv->chash.chunk_tokens, &e->scratch) ||
 	    prefix_walk_create(srv->prefix, max_tokens, &e->walk) || pk_mem_create(&e->pk)) {
 		exec_destroy(e);
@@ -56,6 +57,7 @@ void exec_destroy(struct exec *e)
 	unmap_array(e->slots, e->max_chunks, sizeof(*e->slots));
 	unmap_array(e->indices, e->max_chunks, sizeof(*e->indices));
 	unmap_array(e->tensors, e->max_chunks, sizeof(*e->tensors));
+	unmap_array(e->slots_at, e->max_chunks, sizeof(*e->slots_at));
 	wire_scratch_destroy(e->scratch);
 	prefix_walk_destroy(e->walk);
 	pk_mem_destroy(e->pk);
@@ -117,6 +119,18 @@ void task_answer(struct task *t, const struct wire_reply *reply)
 	uint8_t small[SMALL_REPLY];
 
 	t->has_reply = frame_of(&t->reply, small, wire_reply_encode(reply, small, sizeof(small))) == 0;
+}
+
+void task_later(struct exec *e, struct task *t)
+{
+	t->srv = e->srv;
+	t->early = true;
+}
+
+void task_ready(struct task *t, const struct wire_reply *reply)
+{
+	task_answer(t, reply);
+	control_reply_ready(t->srv->control, t);
 }
 
 static void encode(struct task *t, struct outcome *o)
@@ -186,9 +200,10 @@ void task_run(struct exec *e, struct task *t)
 	struct outcome out;
 	struct why why = {0};
 
-	out.answered = out.has_big = false;
+	out.answered = out.has_big = out.later = false;
 	out.wait_job = 0;
 	e->owner = t->owner;
+	e->task = t;
 	t->decoded = decode(e, t, &req, &why);
 	if (t->decoded) {
 		if (req.has_key && req.key.has_salt)
@@ -206,6 +221,8 @@ void task_run(struct exec *e, struct task *t)
 		if (out.answered)
 			negative_event(t, &out.reply);
 	}
+	if (out.later) /* the task is another thread's already */
+		return;
 	t->wait_job = out.wait_job;
 	if (out.wait_job)
 		t->wait_until_ms = clock_ms() + out.wait_ms;

@@ -98,6 +98,13 @@ void liveness_open(struct server *srv, struct ctx *c)
 		close(fd);
 }
 
+uint32_t liveness_pid(void *srv, uint64_t instance_id)
+{
+	bool proven = instance_id && instance_id <= PID_LIMIT && is_our_client(srv, (uint32_t)instance_id);
+
+	return proven ? (uint32_t)instance_id : 0;
+}
+
 void liveness_watch(struct server *srv, struct ctx *c)
 {
 	struct epoll_event ev = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = c->instance_id};

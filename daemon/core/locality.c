@@ -1,6 +1,6 @@
 /* locality.c - the node an engine's bytes come from.
  *
- * Shared memory says it best: pages of the engine's tensors that are in memory are looked up (mincore tells which, without
+ * An engine on a GPU is where that GPU is. Of the others shared memory says it best: pages of the engine's tensors that are in memory are looked up (mincore tells which, without
  * bringing any in), touched once so that our page table has them, and asked for their node. An engine that has not filled its
  * memory yet, or has none that we map, is on the node of the CPUs it may use, if they are all of one. Else it is unknown, and
  * stays so.
@@ -87,12 +87,28 @@ static node_id node_of_cpus(const struct machine *m, int pid)
 	return node;
 }
 
+static node_id node_of_gpu(struct server *srv, const struct ctx *c)
+{
+	struct gpu_facts f;
+
+	if (!c->gpu || !srv->gpu)
+		return NODE_UNKNOWN;
+	gpu_facts(srv->gpu, c->gpu_index, &f);
+	return place_node_of_pci(srv, f.pci);
+}
+
 void locality_find(struct server *srv, struct ctx *c)
 {
 	c->node = c->home = NODE_UNKNOWN;
 	c->node_source = CTX_NODE_UNKNOWN;
 	if (!srv->machine)
 		return;
+	c->node = node_of_gpu(srv, c);
+	if (node_known(c->node)) {
+		c->node_source = CTX_NODE_GPU;
+		c->home = locality_home(srv, c->node);
+		return;
+	}
 	c->node = node_of_pages(c);
 	if (node_known(c->node)) {
 		c->node_source = CTX_NODE_PAGES;

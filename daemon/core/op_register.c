@@ -35,7 +35,9 @@ static void log_entered(const struct ctx *c, const struct wire_req *r, int err)
 		log_info("Registered KV cache for GPU ID %llu with %u layers (model '%.*s', world size %u, %s, %llu "
 			 "bytes per chunk)",
 			 id, c->num_layers, SLICE_FMT(r->model), r->world_size,
-			 c->kind == CTX_PAGED ? "shared-memory pages" : "engine-driven",
+			 c->gpu                 ? c->device
+			 : c->kind == CTX_PAGED ? "shared-memory pages"
+						: "engine-driven",
 			 (unsigned long long)c->object_bytes);
 }
 
@@ -43,17 +45,10 @@ static void log_entered(const struct ctx *c, const struct wire_req *r, int err)
 static int enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 {
 	struct server *srv = e->srv;
-	struct slice model = slice_str(c->model), none = slice_of("", 0);
-	char id[24];
-	struct slice labels[3] = {slice_of(id, 0), slice_str("cpu"), model};
 	bool replace = r->dialect < WIRE_D4; /* from D4 on a second registration is ignored */
 	int err;
 
-	labels[0].n = (size_t)snprintf(id, sizeof(id), "%llu", (unsigned long long)c->instance_id);
-	c->store_gbs = metric_series_get(srv->metrics, M_L0_L1_STORE_THROUGHPUT, labels, 3);
-	c->load_gbs = metric_series_get(srv->metrics, M_L0_L1_LOAD_THROUGHPUT, labels, 3);
-	c->loaded_chunks =
-		metric_series_get(srv->metrics, M_NUM_CHUNKS_LOADED, (struct slice[]){labels[0], model, none}, 3);
+	count_of_context(srv, c);
 	ctx_layout_digest(c, &srv->chash);
 	c->owner = e->owner;
 	c->created_ms = clock_ms();
@@ -82,8 +77,15 @@ static void refuse_instance(struct server *srv, const struct wire_req *r, const 
 void op_register_kv_cache(struct exec *e, struct wire_req *r, struct outcome *o)
 {
 	struct server *srv = e->srv;
-	struct ctx_paged_conf conf = {srv->chash.chunk_tokens, srv->conf.null_block_id, e->pk,
-				      arena_shm_name(srv->arena)};
+	struct ctx_paged_conf conf = {.chunk_tokens = srv->chash.chunk_tokens,
+				      .null_block = srv->conf.null_block_id,
+				      .pk = e->pk,
+				      .arena_name = arena_shm_name(srv->arena),
+				      .gpu = srv->gpu,
+				      .no_gpu = srv->no_gpu,
+				      .engines = &srv->engines,
+				      .pid = liveness_pid,
+				      .ctx = srv};
 	struct ctx *c;
 	struct why why;
 	int err;
@@ -139,17 +141,32 @@ void op_register_cpu_context(struct exec *e, struct wire_req *r, struct outcome 
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
 }
 
+/* Whoever unregisters frees its memory next: the answer comes when it is not mapped any more, behind the copies under way. */
+static void farewell(void *task)
+{
+	const struct wire_reply none = {.kind = WIRE_REPLY_NONE};
+
+	task_ready(task, &none);
+}
+
 void op_unregister(struct exec *e, struct wire_req *r, struct outcome *o)
 {
-	bool known = ctx_drop(e->srv->contexts, r->instance_id, e->owner);
+	struct ctx *c = ctx_take(e->srv->contexts, r->instance_id, e->owner);
 
 	if (may_log()) {
-		if (known)
+		if (c)
 			log_info("instance %llu unregistered", (unsigned long long)r->instance_id);
 		else
 			log_warn("instance %llu asked to be unregistered but is not known",
 				 (unsigned long long)r->instance_id);
 	}
-	o->answered = true;
+	o->later = c && c->gpu;
+	o->answered = !o->later;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_NONE};
+	if (o->later) {
+		task_later(e, e->task);
+		c->farewell = farewell;
+		c->farewell_arg = e->task;
+	}
+	ctx_let_go(e->srv->contexts, c);
 }

@@ -29,6 +29,8 @@ static void op_ping(struct exec *e, struct wire_req *r, struct outcome *o)
 	ctx_put(e->srv->contexts, c);
 	o->answered = true;
 	o->reply = (struct wire_reply){.kind = WIRE_REPLY_BOOL, .flag = true};
+	if (!c && r->has_instance)
+		o->reply.flag = !device_was_lost(e->srv, r->instance_id);
 }
 
 static void op_noop(struct exec *e, struct wire_req *r, struct outcome *o)

@@ -20,6 +20,7 @@ struct peer {
 	wire_dialect_set candidates;
 	enum wire_dialect dialect; /* best guess among candidates */
 	uint32_t pending[LANES];
+	uint32_t admitting, admitter; /* of pending[LANE_TRANSFER]: with a thread that registers, and with which */
 	uint32_t affinity;
 	uint32_t transfer_worker; /* its own from the first registration on; WORKER_NONE: by affinity */
 	uint32_t next_worker;     /* to move to once nothing of its lane is in flight; WORKER_NONE */

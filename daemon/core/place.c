@@ -296,6 +296,13 @@ node_id place_node_of(const struct server *srv, enum plan_role role, uint32_t in
 	return t ? t->node : NODE_UNKNOWN;
 }
 
+node_id place_node_of_pci(const struct server *srv, const char *pci)
+{
+	const struct mach_device *d = srv->machine && *pci ? machine_device(srv->machine, pci) : NULL;
+
+	return d ? d->node : NODE_UNKNOWN;
+}
+
 /* One node: threads may run on all of its CPUs, as the kernel likes, for engines run there too. */
 bool place_pins(const struct server *srv)
 {

@@ -38,12 +38,14 @@ bool place_pins(const struct server *srv); /* threads have CPUs of their own */
 int place_enter(struct server *srv, enum plan_role role, uint32_t index, const char *name, struct why *why);
 void place_leave(struct server *srv);
 node_id place_node_of(const struct server *srv, enum plan_role role, uint32_t index);
+/* The node of a device by its PCI address; unknown when the machine does not say. */
+node_id place_node_of_pci(const struct server *srv, const char *pci);
 
 /* ---- locality.c: which node a writer is on, and what crosses nodes -------------------------------------------------- */
 
-enum ctx_node_source { CTX_NODE_UNKNOWN, CTX_NODE_PAGES, CTX_NODE_CPUS };
+enum ctx_node_source { CTX_NODE_UNKNOWN, CTX_NODE_PAGES, CTX_NODE_CPUS, CTX_NODE_GPU };
 
-/* Fills in c->node, c->home and their source, at registration: by sampling the pages of its shared memory, else by the CPUs its
+/* Fills in c->node, c->home and their source, at registration: the node of its GPU; else by sampling the pages of its shared memory, else by the CPUs its
  * process may run on. A few dozen system calls. */
 void locality_find(struct server *srv, struct ctx *c);
 /* The node whose pool serves a writer on `node`: that node, else the nearest with a pool; unknown stays unknown. */

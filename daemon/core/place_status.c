@@ -29,7 +29,8 @@ static const struct role_name role_names[] = {
 	{"lmca-xfer-", ROLE_TRANSFER, true, "transfer"}, {"lmca-look-", ROLE_LOOKUP, true, "lookup"},
 	{"lmca-control", ROLE_CONTROL, true, "control"}, {"ZMQbg/", ROLE_CONTROL, true, "zmq"},
 	{"lmca-http", ROLE_HTTP, true, "http"},          {"MHD-", ROLE_HTTP, true, "http"},
-	{"lmca-l1", ROLE_POPULATE, false, "l1"},
+	{"lmca-l1", ROLE_POPULATE, false, "l1"},         {"lmca-gpu", ROLE_TRANSFER, false, "gpu"},
+	{"lmca-admit-", ROLE_LOOKUP, false, "register"},
 };
 
 static void set_role(const struct server *srv, struct status_place *t)

@@ -42,30 +42,90 @@ static int map_tensor(const struct pk_wrapper *w, const char *arena_name, struct
 
 _Static_assert(PK_MAX_DIMS == KV_MAX_DIMS, "shapes are copied whole");
 
-static int map_tensors(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx *c,
-		       struct kv_tensor *tensors, struct why *why)
+/* GPU memory of a registration, until the engine takes it over. */
+struct imported {
+	struct gpu_view **v;
+	uint32_t n;
+};
+
+static int import_tensor(const struct wire_req *req, const struct pk_wrapper *w, const struct ctx_paged_conf *conf,
+			 struct imported *in, struct kv_tensor *t, struct why *why)
 {
+	bool fetch = w->kind == PK_VMM_CUDA_IPC && !w->vmm_fabric; /* a descriptor, which is taken from the process */
+	uint32_t pid = fetch && conf->pid ? conf->pid(conf->ctx, req->instance_id) : 0;
+	struct gpu_view *v;
+	int err;
+
+	if (!conf->gpu)
+		return why_set(why, -EOPNOTSUPP,
+			       "a CUDA handle (device %.*s), but %s; use engine-driven transfer or CPU shared-memory "
+			       "tensors",
+			       SLICE_FMT(w->device_uuid),
+			       conf->no_gpu && *conf->no_gpu ? conf->no_gpu : "this server has no CUDA door");
+	err = gpu_import(conf->gpu, w, pid, &v, why);
+	if (err)
+		return err;
+	in->v[in->n++] = v;
+	*t = (struct kv_tensor){.base = (uint8_t *)(uintptr_t)gpu_view_address(v), /* never read here */
+				.bytes = gpu_view_bytes(v),
+				.offset = w->storage_offset * pk_dtype_size(w->dtype),
+				.element_size = pk_dtype_size(w->dtype),
+				.dtype = w->dtype,
+				.ndim = w->ndim};
+	memcpy(t->shape, w->shape, sizeof(t->shape));
+	memcpy(t->stride, w->stride, sizeof(t->stride));
+	return 0;
+}
+
+static int map_tensors(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx *c,
+		       struct imported *in, struct kv_tensor *tensors, struct why *why)
+{
+	bool gpu = false;
+
 	for (uint32_t i = 0; i < req->nwrappers; i++) {
 		struct pk_wrapper w;
 		int err = pk_wrapper_parse(req->wrappers[i], conf->pk, &w, why);
 
-		if (err) {
-			why_prefix(why, "tensor %u", i);
-			return err;
-		}
-		if (w.kind != PK_CPU_SHM)
-			return why_set(why, -EOPNOTSUPP,
-				       "tensor %u is a CUDA handle (device %.*s) and this build has no CUDA door; use "
-				       "engine-driven transfer or CPU shared-memory tensors",
-				       i, SLICE_FMT(w.device_uuid));
-		err = map_tensor(&w, conf->arena_name, c, &tensors[i], why);
-		if (err) {
-			why_prefix(why, "tensor %u", i);
-			return err;
-		}
-		if (i == 0)
+		if (!err && i == 0) {
 			c->dtype = w.dtype;
+			gpu = w.kind != PK_CPU_SHM;
+		}
+		if (!err && gpu != (w.kind != PK_CPU_SHM))
+			err = why_set(why, -EINVAL, "%s, but the first one is %s: an engine has one kind of memory",
+				      gpu ? "shared memory of the host" : "GPU memory",
+				      gpu ? "GPU memory" : "shared memory of the host");
+		if (!err)
+			err = gpu ? import_tensor(req, &w, conf, in, &tensors[i], why)
+				  : map_tensor(&w, conf->arena_name, c, &tensors[i], why);
+		if (err) {
+			why_prefix(why, "tensor %u", i);
+			return err;
+		}
 	}
+	return 0;
+}
+
+/* Takes the views over. The engine borrows the layout, so it must go before the context does: context_gpu.c. */
+static int start_engine(const struct ctx_paged_conf *conf, struct imported *in, struct ctx *c, struct why *why)
+{
+	uint32_t n = in->n;
+	struct gpu_facts f;
+	int err;
+
+	if (!n)
+		return 0;
+	in->n = 0;
+	err = gpu_engine_create(conf->gpu, c->layout, in->v, n, &c->gpu, why);
+	if (err)
+		return err;
+	c->gpu_index = gpu_engine_gpu(c->gpu);
+	c->gpu_users = 1;
+	c->engines = conf->engines;
+	device_name(c->gpu_index, c->device);
+	gpu_facts(conf->gpu, c->gpu_index, &f);
+	memcpy(c->gpu_uuid, f.uuid, sizeof(c->gpu_uuid));
+	if (c->engines)
+		atomic_fetch_add(&c->engines->all, 1);
 	return 0;
 }
 
@@ -109,6 +169,7 @@ static int build_layout(const struct wire_req *req, const struct ctx_paged_conf 
 
 int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx **out, struct why *why)
 {
+	struct imported in = {0};
 	struct kv_tensor *tensors;
 	struct ctx *c;
 	int err;
@@ -117,13 +178,19 @@ int ctx_paged_create(const struct wire_req *req, const struct ctx_paged_conf *co
 		return why_set(why, -EINVAL, "%u tensors, expected 1 to %d", req->nwrappers, KV_MAX_TENSORS);
 	c = ctx_create(req->instance_id, CTX_PAGED, req->model, req->engine_type, req->world_size);
 	tensors = mem_calloc(req->nwrappers, sizeof(*tensors));
+	in.v = mem_calloc(req->nwrappers, sizeof(struct gpu_view *));
 	if (c)
 		c->maps = mem_calloc(req->nwrappers, sizeof(*c->maps));
-	err = c && tensors && c->maps ? 0 : why_set(why, -ENOMEM, "out of memory");
+	err = c && tensors && in.v && c->maps ? 0 : why_set(why, -ENOMEM, "out of memory");
 	if (!err)
-		err = map_tensors(req, conf, c, tensors, why);
+		err = map_tensors(req, conf, c, &in, tensors, why);
 	if (!err)
 		err = build_layout(req, conf, tensors, c, why);
+	if (!err)
+		err = start_engine(conf, &in, c, why);
+	while (in.n)
+		gpu_view_put(in.v[--in.n]);
+	mem_free(in.v);
 	mem_free(tensors);
 	if (err) {
 		ctx_put(NULL, c);

@@ -23,6 +23,7 @@
 #define PREFIX_MAX  (256ull << 20) /* about 50 million tokens of remembered prompts */
 #define TICK_MS     250            /* time limits of locks and instances */
 #define STORE_TICKS 4u             /* the store looks at its watermark every so many ticks */
+#define DRAIN_MS    5000u          /* for copies under way when the server stops */
 #define EV_SIGNAL   (UINT64_MAX)
 #define EV_TIMER    (UINT64_MAX - 1)
 
@@ -219,6 +220,8 @@ static int start(struct server *srv, struct why *why)
 			      ? why_set(why, -ENOMEM, "out of memory")
 			      : 0;
 	if (!err)
+		err = device_open(srv, why);
+	if (!err)
 		err = below_open(srv, why);
 	if (!err)
 		err = state_open(srv, why);
@@ -233,17 +236,31 @@ static int start(struct server *srv, struct why *why)
 	return err;
 }
 
+/* A GPU that does not answer owns slots of L1 and memory of copies: the kernel takes it all down, nobody else may. */
+static void leave(void)
+{
+	log_error("leaving L1 as it is: a GPU does not answer");
+	_exit(1);
+}
+
 static void stop(struct server *srv)
 {
+	bool drained;
+
 	atomic_store(&srv->stopping, true);
 	http_stop(srv->http);
 	l1_thread_stop(srv);
 	control_quiesce(srv);
 	workers_stop(srv);
+	drained = device_drain(srv, DRAIN_MS);
 	below_close(srv); /* it tells the sessions and the control thread's waiting requests */
+	if (!drained)
+		leave();
 	control_stop(srv);
 	sessions_destroy(srv->sessions);
 	ctx_registry_destroy(srv->contexts);
+	if (!device_close(srv, DRAIN_MS))
+		leave();
 	prefix_destroy(srv->prefix);
 	store_destroy(srv->store);
 	below_free(srv);
@@ -277,6 +294,7 @@ static void tick(struct server *srv)
 	n = ctx_sweep(srv->contexts, &limits, now);
 	count(srv, COUNT_REAPED_PING, n);
 	n = srv->ticks++ % STORE_TICKS == 0 ? store_tick(srv->store, now) : 0;
+	device_tick(srv, now);
 	l1_report_shortage(srv);
 	if (n)
 		log_info("L1 memory usage above watermark %.2f; %.2f GiB evicted", srv->conf.eviction_trigger_watermark,

@@ -33,10 +33,11 @@ static void add_thread(struct status *s, const char *name, int cpu, int node, ui
 
 static int add_threads(struct server *srv, struct status *s)
 {
+	uint32_t nworkers = srv->ntransfer + srv->nlookup + srv->nadmit;
 	uint64_t progress;
 	int cpu;
 
-	s->threads = mem_calloc(srv->ntransfer + srv->nlookup + 3, sizeof(*s->threads));
+	s->threads = mem_calloc(nworkers + 3, sizeof(*s->threads));
 	if (!s->threads)
 		return -ENOMEM;
 	control_progress(srv->control, &progress, &cpu);
@@ -45,7 +46,7 @@ static int add_threads(struct server *srv, struct status *s)
 	if (srv->tier)
 		add_thread(s, "lmca-l2", s->below.tier.cpu, -1, (uint32_t)s->below.tier.jobs_waiting,
 			   clock_ms() - (uint64_t)(s->below.tier.last_progress_s * 1000), true);
-	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup; i++) {
+	for (uint32_t i = 0; i < nworkers; i++) {
 		struct worker *w = &srv->worker[i];
 		lk_lock(&w->lk);
 		uint32_t depth = w->depth;
@@ -108,6 +109,8 @@ static int host_status(void *ctx, struct status *s)
 	err = ctx_status(srv->contexts, s, clock_ms());
 	if (!err)
 		err = below_status(srv, s);
+	s->gpu = device_status(srv);
+	snprintf(s->no_gpu, sizeof(s->no_gpu), "%s", srv->no_gpu);
 	if (!err)
 		err = add_threads(srv, s);
 	if (!err)
@@ -158,6 +161,7 @@ static void host_refresh(void *ctx)
 	metric_set(m, M_ACTIVE_PREFETCH_JOBS, (double)ss.pending);
 	below_refresh(srv);
 	place_refresh(srv);
+	device_refresh(srv);
 	catch_up(m, M_L1_EVICTED_CHUNKS, st.evicted_objects);
 	catch_up(m, M_L1_EVICTION_LOOP_TICKS, st.evict_ticks);
 	catch_up(m, M_L1_EVICTION_LOOP_TRIGGERED, st.evict_triggered);

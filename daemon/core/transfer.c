@@ -51,6 +51,43 @@ void range_touch(struct exec *e, const struct wire_req *r, store_ns ns)
 	sessions_extend(e->srv->sessions, r->key.request_id, e->walk->hashes, upto);
 }
 
+static void observe(struct server *srv, metric_series s, enum metric_id bytes_id, uint64_t bytes, uint64_t ns)
+{
+	metric_add(srv->metrics, bytes_id, bytes);
+	if (bytes && ns)
+		metric_series_observe(srv->metrics, s, (double)bytes / (double)ns);
+}
+
+void moved_store(struct server *srv, const struct moved *m, bool ok, uint64_t ns)
+{
+	struct ctx *c = m->ctx;
+	struct wire_key key = {.model = slice_str(c->model), .salt = m->salt};
+
+	if (ok) {
+		locality_count(srv, c, LOCALITY_STORE, m->objs, m->n);
+		metric_add(srv->metrics, M_L1_WRITE_CHUNKS,
+			   below_commit(srv, c, &key, m->rank, m->hashes + m->first, m->objs, m->n));
+		store_touch(srv->store, &m->ns, 1, m->hashes, m->first + m->n, clock_ms());
+	} else {
+		store_abort(srv->store, m->objs, m->n);
+	}
+	observe(srv, c->store_gbs, M_STORE_BYTES, m->bytes, ns);
+}
+
+void moved_retrieve(struct server *srv, const struct moved *m, bool ok, uint64_t ns)
+{
+	struct ctx *c = m->ctx;
+
+	if (ok)
+		locality_count(srv, c, LOCALITY_RETRIEVE, m->objs, m->n);
+	store_unlock(srv->store, m->objs, NULL, m->n, clock_ms());
+	if (!ok)
+		return;
+	observe(srv, c->load_gbs, M_RETRIEVE_BYTES, m->bytes, ns);
+	metric_add(srv->metrics, M_L1_READ_CHUNKS, m->n);
+	metric_series_add(srv->metrics, c->loaded_chunks, m->n);
+}
+
 struct session_range range_held(const struct exec *e, const struct wire_req *r, const struct range *g,
 				const store_obj *objs)
 {

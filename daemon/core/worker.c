@@ -1,4 +1,4 @@
-/* worker.c - threads that hash, look up and copy. Transfers of one peer always go to the same worker, in order; its lookups to
+/* worker.c - threads that hash, look up, copy and register. Transfers of one peer always go to the same worker, in order; its lookups to
  * another, so that a scheduler never waits behind a copy. Bounded by the number of tasks. */
 #include "daemon/base/clock.h"
 #include "daemon/core/core_int.h"
@@ -44,7 +44,7 @@ static void *run(void *arg)
 		atomic_store_explicit(&w->progress_ms, clock_ms(), memory_order_relaxed);
 		atomic_store_explicit(&w->cpu, sched_getcpu(), memory_order_relaxed);
 		task_run(w->exec, t);
-		if (w->exec->walk->fresh > EARLY_CHUNKS)
+		if (!t->early && w->exec->walk->fresh > EARLY_CHUNKS)
 			control_reply_early(w->srv->control, t);
 		exec_remember(w->exec);
 		atomic_store_explicit(&w->progress_ms, clock_ms(), memory_order_relaxed);
@@ -53,21 +53,24 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int start_one(struct server *srv, struct worker *w, enum plan_role role, uint32_t i, struct why *why)
+static int start_one(struct server *srv, struct worker *w, enum plan_role role, uint32_t i, const char *name,
+		     struct why *why)
 {
+	uint32_t at =
+		role == ROLE_LOOKUP ? i % srv->nlookup : i; /* those that register are beside those that look up */
 	int err;
 
 	w->srv = srv;
 	w->tail = &w->head;
-	w->node = place_node_of(srv, role, i);
+	w->node = place_node_of(srv, role, at);
 	w->progress_ms = clock_ms();
 	w->cpu = -1;
-	snprintf(w->name, sizeof(w->name), "lmca-%s-%u", role == ROLE_TRANSFER ? "xfer" : "look", i);
+	snprintf(w->name, sizeof(w->name), "lmca-%s-%u", name, i);
 	lk_init(&w->lk, LK_QUEUE);
 	pthread_cond_init(&w->wake, NULL);
 	err = exec_create(srv, &w->exec, why);
 	if (!err)
-		err = place_enter(srv, role, i, w->name, why);
+		err = place_enter(srv, role, at, w->name, why);
 	if (err)
 		return err;
 	err = pthread_create(&w->thread, NULL, run, w);
@@ -88,16 +91,19 @@ int workers_start(struct server *srv, struct why *why)
 		srv->ntransfer = MAX_THREADS / 2;
 	if (srv->nlookup > MAX_THREADS / 2)
 		srv->nlookup = MAX_THREADS / 2;
+	srv->nadmit = srv->gpu ? MAX_ADMIT : 1;
 	for (uint32_t i = 0; !err && i < srv->ntransfer; i++)
-		err = start_one(srv, &srv->worker[i], ROLE_TRANSFER, i, why);
+		err = start_one(srv, &srv->worker[i], ROLE_TRANSFER, i, "xfer", why);
 	for (uint32_t i = 0; !err && i < srv->nlookup; i++)
-		err = start_one(srv, &srv->worker[srv->ntransfer + i], ROLE_LOOKUP, i, why);
+		err = start_one(srv, &srv->worker[srv->ntransfer + i], ROLE_LOOKUP, i, "look", why);
+	for (uint32_t i = 0; !err && i < srv->nadmit; i++)
+		err = start_one(srv, &srv->worker[srv->ntransfer + srv->nlookup + i], ROLE_LOOKUP, i, "admit", why);
 	return err;
 }
 
 void workers_stop(struct server *srv)
 {
-	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup; i++) {
+	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup + srv->nadmit; i++) {
 		struct worker *w = &srv->worker[i];
 
 		if (w->started) {

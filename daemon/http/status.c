@@ -30,6 +30,8 @@ void status_free(struct status *s)
 	s->ncontexts = s->nthreads = 0;
 	status_numa_free(&s->numa);
 	status_below_free(&s->below);
+	json_decref(s->gpu);
+	s->gpu = NULL;
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------- */
@@ -269,10 +271,11 @@ static json_t *context_extras(const struct status_context *c)
 			       : c->shm_mode     ? "engine_driven_shm"
 						 : "engine_driven";
 
-	return json_pack("{s:o s:s s:o s:o s:s s:b s:o s:s?}", "engine", str(c->engine_type), "transfer_mode", transfer,
-			 "object_bytes", num(c->object_bytes), "last_seen_seconds", seconds(c->last_seen_s), "liveness",
-			 c->liveness ? c->liveness : "ping", "faulted", c->faulted, "node",
-			 node_known(c->node) ? json_integer(c->node.os) : json_null(), "node_source", c->node_source);
+	return json_pack("{s:o s:s s:o s:o s:s s:b s:o s:s? s:s s:s?}", "engine", str(c->engine_type), "transfer_mode",
+			 transfer, "object_bytes", num(c->object_bytes), "last_seen_seconds", seconds(c->last_seen_s),
+			 "liveness", c->liveness ? c->liveness : "ping", "faulted", c->faulted, "node",
+			 node_known(c->node) ? json_integer(c->node.os) : json_null(), "node_source", c->node_source,
+			 "device", c->device[0] ? c->device : "cpu", "gpu_uuid", c->uuid[0] ? c->uuid : NULL);
 }
 
 static json_t *context_meta(const struct status_context *c)
@@ -410,6 +413,12 @@ static json_t *appliance(const struct status *s)
 			 num(s->committed_bytes));
 }
 
+/* The door's own words; else why there is no door. */
+static json_t *gpu(const struct status *s)
+{
+	return s->gpu ? json_incref(s->gpu) : json_pack("{s:n s:s}", "driver", "reason", s->no_gpu);
+}
+
 json_t *status_json(const struct status *s)
 {
 	json_t *ours = appliance(s);
@@ -423,7 +432,7 @@ json_t *status_json(const struct status *s)
 			  "active_sessions", num(s->active_sessions), "active_prefetch_jobs",
 			  num(s->active_prefetch_jobs), "storage_manager", storage_manager(s));
 
-	if (!ours || !out || json_object_update(out, ours) ||
+	if (!ours || !out || json_object_update(out, ours) || json_object_set_new(out, "gpu", gpu(s)) ||
 	    (s->numa.policy && json_object_set_new(out, "numa", status_numa_json(&s->numa)))) {
 		json_decref(out);
 		out = NULL;

@@ -41,7 +41,9 @@ struct status_context {
 	const char *liveness; /* "pidfd" or "ping" */
 	bool faulted;         /* its shared memory vanished */
 	node_id node;
-	const char *node_source; /* "pages", "cpus"; NULL = unknown */
+	const char *node_source; /* "gpu", "pages", "cpus"; NULL = unknown */
+	char device[16];         /* "cuda:0", "cpu" */
+	char uuid[48];           /* of the GPU; "" none */
 };
 
 struct status_thread {
@@ -78,6 +80,8 @@ struct status {
 	const char *arena_backing; /* "shm lmcache_l1_pool_123" */
 	struct status_numa numa;
 	struct status_below below;
+	json_t *gpu; /* owned; NULL: no CUDA door, because ... */
+	char no_gpu[160];
 };
 
 /* Frees what the snapshot owns, not the struct. */

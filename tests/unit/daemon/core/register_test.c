@@ -283,7 +283,7 @@ static void test_09_broken_pickles(void **state)
 	f->mem.wrappers[1] = slice_of(f->mem.pickle[1], n);
 }
 
-/* A handle of a device: this build has no door for it, and says what to do. */
+/* A handle of a device: this server has no door for it, and says what to do. */
 static void test_10_device_handles(void **state)
 {
 	json_t *root = json_load_file("tests/golden/messages.json", JSON_DECODE_INT_AS_REAL, NULL);
@@ -299,8 +299,8 @@ static void test_10_device_handles(void **state)
 
 		if (strstr(cls, "Shm"))
 			continue;
-		f->mem.wrappers[1] = slice_of(buf, n);
-		refused(f, -EOPNOTSUPP, "tensor 1 is a CUDA handle");
+		f->mem.wrappers[0] = slice_of(buf, n);
+		refused(f, -EOPNOTSUPP, "tensor 0: a CUDA handle");
 		devices++;
 	}
 	assert_true(devices >= 4);
