@@ -39,6 +39,18 @@ void events_drop_dead(uint32_t slot)
 	}
 }
 
+void events_repair(void)
+{
+	for (uint32_t i = 0; i < self.m->nevents; i++) {
+		struct event_state *st = &self.m->event[i];
+		uint64_t holders = 0;
+
+		for (uint32_t j = 0; j < PROCESSES / 64; j++)
+			holders |= st->holders[j];
+		st->id = holders ? st->id : 0;
+	}
+}
+
 /* machine locked */
 static struct event_state *state_make(uint32_t gpu)
 {

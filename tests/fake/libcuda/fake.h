@@ -249,6 +249,7 @@ struct memory *memory_make(uint32_t gpu, uint64_t bytes, enum memory_kind kind, 
 void memory_drop(struct memory *mem, uint32_t slot);
 void memory_disown(struct memory *mem);
 struct memory *memory_by_id(uint64_t id);
+void memory_repair(void);
 bool memory_held(const struct memory *mem, uint32_t slot);
 void memory_hold(struct memory *mem, uint32_t slot);
 char *memory_map(const struct memory *mem, uint64_t *mapped);
@@ -339,6 +340,7 @@ bool wait_allowed(struct stream *s); /* not given up */
 void event_put(struct event *e);
 bool event_reached(struct event *e, uint64_t n);
 void events_drop_dead(uint32_t slot);      /* machine locked */
+void events_repair(void);                  /* machine locked */
 void events_of_context(struct context *c); /* self.lk: lets them go */
 
 /* module.c */

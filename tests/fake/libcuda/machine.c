@@ -117,10 +117,13 @@ void machine_lock(void)
 {
 	int rc = pthread_mutex_lock(&self.m->lk);
 
-	if (rc == EOWNERDEAD)
+	if (rc == EOWNERDEAD) {
 		pthread_mutex_consistent(&self.m->lk);
-	else if (rc)
+		memory_repair();
+		events_repair();
+	} else if (rc) {
 		abort();
+	}
 }
 
 void machine_unlock(void)

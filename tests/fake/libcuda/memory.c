@@ -4,6 +4,7 @@
  * also when its maker is gone by then. */
 #include "tests/fake/libcuda/fake.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -61,6 +62,47 @@ void memory_drop(struct memory *mem, uint32_t slot)
 	unlink(path);
 	atomic_fetch_sub(&self.m->gpu[mem->gpu].used, (int64_t)mem->bytes);
 	mem->id = 0;
+}
+
+static void remove_orphans(void)
+{
+	DIR *d = opendir(self.dir);
+	struct dirent *e;
+	char path[256];
+
+	while (d && (e = readdir(d))) {
+		unsigned long long id;
+
+		if (sscanf(e->d_name, "memory-%llu", &id) != 1 || memory_by_id(id))
+			continue;
+		memory_path(id, path, sizeof(path));
+		unlink(path);
+	}
+	if (d)
+		closedir(d);
+}
+
+/* Somebody was killed with the machine locked: anything between the first and the last step of making or dropping may be there. */
+void memory_repair(void)
+{
+	int64_t used[GPUS] = {0};
+
+	for (uint32_t i = 0; i < MEMORIES; i++) {
+		struct memory *mem = &self.m->memory[i];
+		uint64_t holders = 0;
+
+		for (uint32_t j = 0; j < PROCESSES / 64; j++)
+			holders |= mem->holders[j];
+		if (!mem->id || !holders) {
+			mem->id = 0;
+			continue;
+		}
+		used[mem->gpu] += (int64_t)mem->bytes;
+		self.m->nmemories = i >= self.m->nmemories ? i + 1 : self.m->nmemories;
+	}
+	for (uint32_t i = 0; i < GPUS; i++)
+		atomic_store(&self.m->gpu[i].used, used[i]);
+	remove_orphans();
 }
 
 static int make_file(uint64_t id, uint32_t gpu, uint64_t bytes, uint32_t handle_types)
