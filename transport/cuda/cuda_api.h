@@ -1,6 +1,6 @@
 /* cuda_api.h - the part of NVIDIA's driver API that we call: our own declarations, so that no toolkit is needed to build.
  *
- * Types and values are those of CUDA 12's driver API (its documentation; `make lint` compares them with cuda.h where one is installed).
+ * Types and values are those of CUDA 12's driver API (its documentation; a unit test compares them with cuda.h where one is installed).
  * Structures are declared at the ABI version that symbols.def asks for.
  */
 #ifndef TRANSPORT_CUDA_CUDA_API_H
@@ -66,7 +66,7 @@ enum {
 	CUDA_ERROR_LAUNCH_FAILED = 719,
 	CUDA_ERROR_NOT_PERMITTED = 800,
 	CUDA_ERROR_NOT_SUPPORTED = 801,
-	CUDA_ERROR_MPS_CLIENT_TERMINATED = 807,
+	CUDA_ERROR_MPS_CLIENT_TERMINATED = 810,
 	CUDA_ERROR_EXTERNAL_DEVICE = 911,
 	CUDA_ERROR_UNKNOWN = 999,
 };
