@@ -47,7 +47,8 @@ void events_repair(void)
 
 		for (uint32_t j = 0; j < PROCESSES / 64; j++)
 			holders |= st->holders[j];
-		st->id = holders ? st->id : 0;
+		if (!holders)
+			atomic_store(&st->id, 0);
 	}
 }
 
@@ -59,13 +60,16 @@ static struct event_state *state_make(uint32_t gpu)
 
 		if (i < self.m->nevents && st->id)
 			continue;
-		memset(st, 0, sizeof(*st));
+		atomic_store(&st->recorded, 0);
+		atomic_store(&st->done, 0);
+		atomic_store(&st->recorder, 0);
+		memset(st->holders, 0, sizeof(st->holders));
 		st->gpu = gpu;
 		st->owner = self.slot;
 		st->owner_started = self.started;
 		st->holders[self.slot / 64] = 1ull << self.slot % 64;
 		self.m->nevents = i >= self.m->nevents ? i + 1 : self.m->nevents;
-		st->id = self.m->next_id++;
+		atomic_store(&st->id, self.m->next_id++);
 		return st;
 	}
 	return NULL;

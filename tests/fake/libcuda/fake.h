@@ -57,14 +57,13 @@ struct memory {
 };
 
 struct event_state {
+	_Atomic uint64_t id;             /* never used again; 0: a free entry */
 	_Atomic uint64_t recorded, done; /* numbers of records asked for, and reached */
 	_Atomic uint64_t recorder;       /* `started` of the process of the last record */
 	_Atomic uint32_t recorder_slot;
-	uint32_t owner;
-	uint64_t id; /* 0: a free entry */
-	uint64_t holders[PROCESSES / 64];
+	uint32_t owner, gpu, unused;
 	uint64_t owner_started;
-	uint32_t gpu, unused;
+	uint64_t holders[PROCESSES / 64];
 };
 
 struct fault {

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #define MB (1u << 20)
 
@@ -146,19 +147,17 @@ static void test_06_memory_has_its_real_size_and_an_end(void **state)
 static void test_07_the_cpu_cannot_follow_a_device_address(void **state)
 {
 	CUdeviceptr p;
-	int status;
-	pid_t pid;
+	int fd[2];
 
 	(void)state;
 	fake_context(0);
 	assert_int_equal(cu.cuMemAlloc(&p, 4096), 0);
-	pid = fork();
-	if (!pid) {
-		signal(SIGSEGV, SIG_DFL);
-		_exit(*(volatile unsigned char *)(uintptr_t)p == 0 ? 77 : 78);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+	assert_int_equal(pipe(fd), 0);
+	/* The kernel's reading is as good as ours, and nobody dies. */
+	assert_int_equal(syscall(SYS_write, fd[1], (void *)(uintptr_t)p, 1), -1);
+	assert_int_equal(errno, EFAULT);
+	close(fd[0]);
+	close(fd[1]);
 	assert_int_equal(cu.cuDevicePrimaryCtxRelease(0), 0);
 }
 
