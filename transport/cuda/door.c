@@ -235,9 +235,7 @@ static json_t *one_status(struct gpu_door *d, uint32_t i)
 		return NULL;
 	json_object_set_new(o, "abilities", abilities(f));
 	json_object_set_new(o, "engines", number(s.engines));
-	json_object_set_new(o, "mapped",
-			    json_pack("{s:I, s:I, s:I}", "views", (json_int_t)s.views, "allocations",
-				      (json_int_t)s.allocations, "bytes", (json_int_t)s.mapped_bytes));
+	json_object_set_new(o, "mapped", imports_status(g));
 	json_object_set_new(o, "copies",
 			    json_pack("{s:I, s:I, s:I, s:I, s:I}", "stored", (json_int_t)s.copies[TO_SLOTS],
 				      "retrieved", (json_int_t)s.copies[TO_PAGES], "failed", (json_int_t)s.failed,

@@ -85,9 +85,12 @@ json_t *gpu_status(struct gpu_door *d);
 /* ---- importing memory -------------------------------------------------------------------------------------------------- */
 
 /* Maps what a wrapper of kind A, B or C names, or finds the mapping (one per distinct allocation and GPU). The claimed view must lie
- * within the allocation as the driver knows it. `peer_pid`: process to take a posix descriptor from, 0 = not known.
- * -ENODEV (no such GPU here), -EOPNOTSUPP (expandable segments, MIG, a descriptor nobody sent: `why` says what to change), -EINVAL
- * (sizes), -ERANGE (leaves the allocation), -EACCES (the driver refuses the handle: exporter gone, isolated container), -ENOMEM, -EIO. */
+ * within the allocation as the driver knows it. `peer_pid`: the client's process as the kernel names it (never as the client does:
+ * descriptors are taken from it, and the owner of torch's counter is looked up there), 0 = not known. May take as long as the driver does,
+ * and up to 10 s more where the wrapper names an event to wait for.
+ * -ENODEV (no such GPU here; its context is lost), -EOPNOTSUPP (expandable segments, MIG, a descriptor nobody sent: `why` says what to
+ * change), -EINVAL (sizes, handles that are none), -ERANGE (leaves the allocation), -EACCES (the driver refuses the handle: exporter gone, isolated
+ * container), -ETIMEDOUT (that event), -ENOMEM, -EIO. */
 int gpu_import(struct gpu_door *d, const struct pk_wrapper *w, uint32_t peer_pid, struct gpu_view **out,
 	       struct why *why);
 /* The last one unmaps, and tells torch's reference counter (kind A). NULL is allowed. */

@@ -122,7 +122,9 @@ void gpu_engine_unref(struct gpu_engine *e); /* any thread */
 
 /* No lock held; no view is left. May be NULL. */
 void imports_destroy(struct imports *im);
+/* Neither waits for the driver. */
 void imports_count(struct gpu *g, uint64_t *views, uint64_t *allocations, uint64_t *bytes);
+json_t *imports_status(struct gpu *g);
 
 /* One allocation of another process, mapped on one GPU: counted, because a handle must not be opened twice, and closing it once unmaps it
  * for all. Also for memory that is no view (timelines). The caller has the context current and holds no lock of LK_GPU_MAP or higher. */

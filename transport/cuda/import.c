@@ -111,7 +111,7 @@ static int no_gpu(struct gpu_door *d, struct slice uuid, struct why *why)
 			SLICE_FMT(uuid), cuda, d->ngpus);
 	return why_set(why, -ENODEV,
 		       "no such GPU here: %.*s. This server sees %u GPUs: give its container the GPUs of its engines "
-		       "(--gpus, NVIDIA_VISIBLE_DEVICES)",
+		       "(--gpus, NVIDIA_VISIBLE_DEVICES). Instances of MIG share no memory",
 		       SLICE_FMT(uuid), d->ngpus);
 }
 

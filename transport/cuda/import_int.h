@@ -71,8 +71,8 @@ struct imports {
 	struct lk lk;     /* the rest; LK_GPU_MAP. Held while the driver maps: nobody opens the same handle beside us */
 	struct mapping *bucket[IMPORT_BUCKETS];
 	struct gpu_view *views;
-	uint64_t nviews, nmappings, bytes, nstuck;
-	_Atomic uint64_t torch_told, torch_missed;
+	/* Counts are read without it: whoever asks for them must not wait for the driver. */
+	_Atomic uint64_t nviews, nmappings, bytes, nstuck, torch_told, torch_missed;
 };
 
 /* ---- import_map.c; the context is current ------------------------------------------------------------------------------------ */

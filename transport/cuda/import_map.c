@@ -405,19 +405,32 @@ void imports_destroy(struct imports *im)
 	mem_free(im);
 }
 
-void imports_count(struct gpu *g, uint64_t *views, uint64_t *allocations, uint64_t *bytes)
+static const struct imports *counted(struct gpu *g)
 {
-	struct imports *im;
+	static const struct imports none;
+	const struct imports *im;
 
 	lk_lock(&g->lk);
 	im = g->imports;
 	lk_unlock(&g->lk);
-	*views = *allocations = *bytes = 0;
-	if (!im)
-		return;
-	lk_lock(&im->lk);
-	*views = im->nviews;
-	*allocations = im->nmappings;
-	*bytes = im->bytes;
-	lk_unlock(&im->lk);
+	return im ? im : &none;
+}
+
+void imports_count(struct gpu *g, uint64_t *views, uint64_t *allocations, uint64_t *bytes)
+{
+	const struct imports *im = counted(g);
+
+	*views = atomic_load(&im->nviews);
+	*allocations = atomic_load(&im->nmappings);
+	*bytes = atomic_load(&im->bytes);
+}
+
+json_t *imports_status(struct gpu *g)
+{
+	const struct imports *im = counted(g);
+
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "views", (json_int_t)im->nviews, "allocations",
+			 (json_int_t)im->nmappings, "bytes", (json_int_t)im->bytes, "not_unmapped",
+			 (json_int_t)im->nstuck, "torch_counters_told", (json_int_t)im->torch_told,
+			 "torch_counters_not_there", (json_int_t)im->torch_missed);
 }

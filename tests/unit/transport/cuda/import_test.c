@@ -21,6 +21,11 @@ static void test_01_a_view(void **state)
 	counts(d, 1, 1, 4 * MIB);
 	assert_int_equal(fake.opens, 1);
 	assert_int_equal(d->gpu[0].users, 1);
+	json_t *status = imports_status(&d->gpu[0]);
+	assert_int_equal(json_integer_value(json_object_get(status, "bytes")), 4 * MIB);
+	assert_int_equal(json_integer_value(json_object_get(status, "views")), 1);
+	assert_int_equal(json_object_size(status), 6);
+	json_decref(status);
 	gpu_view_put(v);
 	gpu_view_put(NULL);
 	counts(d, 0, 0, 0);

@@ -450,6 +450,13 @@ void imports_count(struct gpu *g, uint64_t *views, uint64_t *allocations, uint64
 	LOCKED(*views = (uint64_t)toy.views[g->index]);
 	*allocations = *bytes = 0;
 }
+json_t *imports_status(struct gpu *g)
+{
+	uint64_t views, allocations, bytes;
+
+	imports_count(g, &views, &allocations, &bytes);
+	return json_pack("{s:I}", "views", (json_int_t)views);
+}
 /* The first byte of the handle: 1 the client's timeline, 2 a small allocation, others: each another one of 4096 slots; 0xff is refused. */
 int mapping_open(struct gpu *g, const void *handle, struct mapping **out, struct why *why)
 {
