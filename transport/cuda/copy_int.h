@@ -15,8 +15,7 @@
 #define STEPS         64u
 #define OPS_MAX       512u
 #define BATCH_MAX     4096u /* descriptors per call: some drivers crash or hang with tens of thousands */
-#define BATCH_COST    128u  /* operations that one such call counts for */
-#define DIRECT_STEP   128u  /* single copies per step */
+#define DIRECT_STEP   128u  /* single copies per step; a batched call counts for as many */
 #define STAGING_BYTES (16u << 20)
 #define STAGING_ALIGN 256u
 #define IDS_RING      65536u /* block ids of the copies under way, at first */
@@ -214,6 +213,20 @@ void track_wait(struct track *l); /* until nothing is under way: blocks */
 
 /* copy_paths.c: queues one step. 1 queued, 0 must wait for something, or an error. */
 int path_step(struct track *l, struct job *j);
+void path_count(struct track *l, enum gpu_path path, uint64_t bytes, bool unregistered);
+bool path_covered(const struct track *l, const struct job *j, uint32_t chunk); /* its slot is registered with CUDA */
+/* 1: `mine`: the bounce buffer is the job's; else there is none: the driver stages by itself, and this thread may wait for it. 0: it is in
+ * use. */
+int path_bounce(struct track *l, struct job *j, bool *mine);
+/* One run of bytes on the copy stream, in the track's direction. */
+CUresult path_run(struct track *l, const struct job *j, CUdeviceptr device, uint8_t *host, uint64_t n);
+/* Behind what was queued: with `last` the client's event, then the step's. 1 or an error. */
+int path_finish(struct track *l, struct job *j, bool last, struct step step);
+
+/* copy_staged.c. ids_take: 1 there is room for the job's block ids, 0 not now. */
+int ids_take(struct track *l, struct job *j);
+int ids_upload(struct track *l, struct job *j);
+int staged_step(struct track *l, struct job *j);
 
 /* copy_engine.c. Staging is made when the track first takes that way. */
 int track_staging(struct track *l); /* -EOPNOTSUPP: not for this layout or GPU */

@@ -1,6 +1,8 @@
 /* Tracks: the order of an engine's copies in one direction, and what of them is queued on the GPU. */
 #include "transport/cuda/copy_int.h"
 
+#include "daemon/base/check.h"
+
 #include <errno.h>
 
 /* One step is kept back, so that a copy that fails can always queue its end. */
@@ -36,8 +38,9 @@ static void over(struct track *l, struct job *j)
 {
 	struct job **at = &l->head;
 
-	while (*at != j)
+	while (*at && *at != j)
 		at = &(*at)->next;
+	check(*at == j);
 	if (at == &l->head && l->ids_cap)
 		l->ids_begin = (l->ids_begin + j->ids_span) % l->ids_cap;
 	l->ids_used -= j->ids_span;

@@ -102,15 +102,16 @@ struct out {
 /* Bytes that adjoin the operation before on both sides belong to it. False: no room. */
 static bool put(struct out *o, uint64_t page, uint8_t *object, uint64_t bytes)
 {
-	struct plan_op *last = o->n ? &o->op[o->n - 1] : NULL;
+	struct plan_op *next = o->op + o->n, *last = next - 1;
 
-	if (last && last->rows == 1 && last->page + last->bytes == page && last->object + last->bytes == object) {
+	if (o->n > 0 && last->rows == 1 && last->page + last->bytes == page && last->object + last->bytes == object) {
 		last->bytes += bytes;
 		return true;
 	}
 	if (o->n == o->cap)
 		return false;
-	o->op[o->n++] = (struct plan_op){.page = page, .object = object, .bytes = bytes, .rows = 1};
+	*next = (struct plan_op){.page = page, .object = object, .bytes = bytes, .rows = 1};
+	o->n++;
 	return true;
 }
 
@@ -126,15 +127,16 @@ static bool put_rows(struct out *o, struct plan_op op)
 
 static bool put_zeros(struct out *o, uint8_t *object, uint64_t bytes)
 {
-	struct plan_op *last = o->n ? &o->op[o->n - 1] : NULL;
+	struct plan_op *next = o->op + o->n, *last = next - 1;
 
-	if (last && last->rows == 0 && last->object + last->bytes == object) {
+	if (o->n > 0 && last->rows == 0 && last->object + last->bytes == object) {
 		last->bytes += bytes;
 		return true;
 	}
 	if (o->n == o->cap)
 		return false;
-	o->op[o->n++] = (struct plan_op){.object = object, .bytes = bytes};
+	*next = (struct plan_op){.object = object, .bytes = bytes};
+	o->n++;
 	return true;
 }
 
