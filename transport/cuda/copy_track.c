@@ -54,14 +54,18 @@ static void over(struct track *l, struct job *j)
 	j->over = true;
 }
 
-/* Nothing is sure any more but what a synchronised stream, or a context that broke, has left behind. */
+/* Nothing is sure any more but what a synchronised stream, or a context that broke, has left behind. Only the latter is for good. */
 static void track_break(struct track *l, int rc)
 {
 	struct copier *c = l->tables->copier;
+	CUresult err = c->cu->cuStreamSynchronize(l->kernel);
 
-	c->cu->cuStreamSynchronize(l->kernel);
-	c->cu->cuStreamSynchronize(l->copy);
-	l->broken = rc;
+	if (!err)
+		err = c->cu->cuStreamSynchronize(l->copy);
+	else
+		c->cu->cuStreamSynchronize(l->copy);
+	if (err || atomic_load(&c->gpu->lost))
+		l->broken = rc;
 	l->nretired = l->nqueued;
 	l->ops = 0;
 	l->bounce_busy = false;

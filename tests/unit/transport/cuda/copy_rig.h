@@ -118,13 +118,15 @@ static inline void rig_close(struct rig *r, bool registered)
 
 /* ---- an engine ---------------------------------------------------------------------------------------------------------------- */
 
-#define RIG_MODELS 3u
+#define RIG_MODELS 8u
 
 /* Tensors in host memory (what is expected), and the same on the GPU, between guard zones. */
 struct rig_engine {
 	struct rig *r;
 	struct ref_kv kv[RIG_MODELS]; /* one after another: hybrid models */
 	uint32_t nkv, ntensors, nengine;
+	uint64_t null_groups; /* bits: every third block of these engine groups is null_id */
+	uint32_t null_id;
 	struct kv_layout *host, *device;
 	CUdeviceptr pages[RIG_MODELS * 2 * REF_MAX_LAYERS];
 	uint8_t *bytes[RIG_MODELS * 2 * REF_MAX_LAYERS]; /* of host tensors */
@@ -293,6 +295,8 @@ static inline void rig_ids(struct rig_copy *k, uint32_t nchunks, enum rig_order 
 		}
 		k->blocks[g] = (struct kv_blocks){.ids = out, .n = count};
 		memcpy(out, perm, count * sizeof(*out));
+		for (uint32_t i = 0; k->x->null_groups >> g & 1 && i < count; i += 3)
+			out[i] = k->x->null_id;
 		out += count;
 		free(perm);
 	}
