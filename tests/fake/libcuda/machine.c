@@ -49,7 +49,7 @@ uint64_t machine_hash(uint64_t a, uint64_t b)
 
 /* ---- processes ------------------------------------------------------------------------------------------------------------- */
 
-/* When the pid began, in ticks; 0: there is none, or only its corpse. */
+/* A number of this process alone, made of its pid and when it began; 0: there is none, or only its corpse. */
 static uint64_t started_of(pid_t pid)
 {
 	char path[64], text[512], *p;
@@ -71,7 +71,8 @@ static uint64_t started_of(pid_t pid)
 	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
 			 &state, &ticks) != 2)
 		return 0;
-	return state == 'Z' || state == 'X' ? 0 : ticks + 1;
+	/* With the pid: many begin in one tick. */
+	return state == 'Z' || state == 'X' ? 0 : (uint64_t)ticks << 24 | (uint64_t)pid;
 }
 
 bool process_alive(uint32_t slot, uint64_t started)
