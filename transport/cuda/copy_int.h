@@ -223,8 +223,8 @@ CUresult path_run(struct track *l, const struct job *j, CUdeviceptr device, uint
 /* Behind what was queued: with `last` the client's event, then the step's. 1 or an error. */
 int path_finish(struct track *l, struct job *j, bool last, struct step step);
 
-/* copy_staged.c. ids_take: 1 there is room for the job's block ids, 0 not now. */
-int ids_take(struct track *l, struct job *j);
+/* copy_staged.c. staged_ids_take: 1 there is room for the job's block ids, 0 not now. */
+int staged_ids_take(struct track *l, struct job *j);
 int ids_upload(struct track *l, struct job *j);
 int staged_step(struct track *l, struct job *j);
 

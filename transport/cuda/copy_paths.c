@@ -31,7 +31,7 @@ static int begin(struct track *l, struct job *j)
 
 	j->plan.flat = l->path == GPU_BATCH && l->tables->copier->batch;
 	if (staged)
-		rc = ids_take(l, j);
+		rc = staged_ids_take(l, j);
 	if (rc <= 0)
 		return rc;
 	rc = staged ? ids_upload(l, j) : 0;

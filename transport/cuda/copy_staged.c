@@ -57,7 +57,7 @@ static int ids_grow(struct track *l, uint32_t n)
 }
 
 /* 1 there, 0 not now. */
-int ids_take(struct track *l, struct job *j)
+int staged_ids_take(struct track *l, struct job *j)
 {
 	uint32_t at, span;
 
