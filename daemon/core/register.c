@@ -48,11 +48,10 @@ struct imported {
 	uint32_t n;
 };
 
-static int import_tensor(const struct wire_req *req, const struct pk_wrapper *w, const struct ctx_paged_conf *conf,
+/* `pid`: a descriptor is taken from that process, its counters are recognised by their owner, and a reused pid by its start. */
+static int import_tensor(uint32_t pid, const struct pk_wrapper *w, const struct ctx_paged_conf *conf,
 			 struct imported *in, struct kv_tensor *t, struct why *why)
 {
-	bool fetch = w->kind == PK_VMM_CUDA_IPC && !w->vmm_fabric; /* a descriptor, which is taken from the process */
-	uint32_t pid = fetch && conf->pid ? conf->pid(conf->ctx, req->instance_id) : 0;
 	struct gpu_view *v;
 	int err;
 
@@ -80,6 +79,7 @@ static int import_tensor(const struct wire_req *req, const struct pk_wrapper *w,
 static int map_tensors(const struct wire_req *req, const struct ctx_paged_conf *conf, struct ctx *c,
 		       struct imported *in, struct kv_tensor *tensors, struct why *why)
 {
+	uint32_t pid = 0;
 	bool gpu = false;
 
 	for (uint32_t i = 0; i < req->nwrappers; i++) {
@@ -89,13 +89,14 @@ static int map_tensors(const struct wire_req *req, const struct ctx_paged_conf *
 		if (!err && i == 0) {
 			c->dtype = w.dtype;
 			gpu = w.kind != PK_CPU_SHM;
+			pid = gpu && conf->gpu && conf->pid ? conf->pid(conf->ctx, req->instance_id) : 0;
 		}
 		if (!err && gpu != (w.kind != PK_CPU_SHM))
 			err = why_set(why, -EINVAL, "%s, but the first one is %s: an engine has one kind of memory",
 				      gpu ? "shared memory of the host" : "GPU memory",
 				      gpu ? "GPU memory" : "shared memory of the host");
 		if (!err)
-			err = gpu ? import_tensor(req, &w, conf, in, &tensors[i], why)
+			err = gpu ? import_tensor(pid, &w, conf, in, &tensors[i], why)
 				  : map_tensor(&w, conf->arena_name, c, &tensors[i], why);
 		if (err) {
 			why_prefix(why, "tensor %u", i);
