@@ -147,6 +147,40 @@ static void row_ids(struct report *r, json_t *contexts, json_t *meta)
 	report_both(r, "GPU IDs", "gpu_ids", ids, "%s", list);
 }
 
+/* "cuda:0 (store staged, retrieve direct), cuda:1": the devices of a model's engines, each once. */
+static void row_devices(struct report *r, json_t *contexts, json_t *meta)
+{
+	json_t *devices = json_array(), *seen = json_object(), *other;
+	char list[512] = "";
+	const char *id;
+	size_t used = 0;
+	json_object_foreach(contexts, id, other)
+	{
+		const char *device = json_string_value(json_object_get(other, "device"));
+		json_t *paths = json_object_get(other, "copy_paths");
+		const char *store = json_string_value(json_object_get(paths, "store"));
+		const char *retrieve = json_string_value(json_object_get(paths, "retrieve"));
+		int n = 0;
+
+		if (!device || !same_model(other, meta) || json_object_get(seen, device))
+			continue;
+		json_object_set_new(seen, device, json_true());
+		json_array_append_new(devices, json_string(device));
+		if (used < sizeof(list))
+			n = snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "", device);
+		used += n > 0 ? (size_t)n : 0;
+		if (store && retrieve && used < sizeof(list)) {
+			n = snprintf(list + used, sizeof(list) - used, " (store %s, retrieve %s)", store, retrieve);
+			used += n > 0 ? (size_t)n : 0;
+		}
+	}
+	json_decref(seen);
+	if (used)
+		report_both(r, "Devices", "devices", devices, "%s", list);
+	else
+		json_decref(devices);
+}
+
 static void show_model(struct report *r, json_t *contexts, json_t *meta)
 {
 	json_t *layout = json_object_get(meta, "kv_cache_layout");
@@ -154,6 +188,7 @@ static void show_model(struct report *r, json_t *contexts, json_t *meta)
 	row_text(r, "Model", "model", json_object_get(meta, "model_name"));
 	row_int(r, "World size", "world_size", json_object_get(meta, "world_size"));
 	row_ids(r, contexts, meta);
+	row_devices(r, contexts, meta);
 	if (layout) {
 		row_int(r, "Num layers", "num_layers", json_object_get(layout, "num_layers"));
 		row_int(r, "Num blocks", "num_blocks", json_object_get(layout, "num_blocks"));
@@ -190,6 +225,32 @@ static void show_models(struct report *r, json_t *contexts)
 			continue;
 		show_model(r, contexts, meta);
 		show_kernel_groups(r, meta);
+	}
+}
+
+/* ---- GPUs in use ------------------------------------------------------------------------------------------------- */
+
+static void show_gpus(struct report *r, json_t *status)
+{
+	json_t *gpu, *door = json_object_get(status, "gpu");
+	size_t i;
+	json_array_foreach(json_object_get(door, "gpus"), i, gpu)
+	{
+		json_t *copies = json_object_get(gpu, "copies");
+
+		if (!(number(json_object_get(gpu, "engines")) > 0))
+			continue;
+		report_section(r, "gpus", true, "GPU: cuda:%zu", i);
+		row_text(r, "Name", "name", json_object_get(gpu, "name"));
+		row_text(r, "UUID", "uuid", json_object_get(gpu, "uuid"));
+		row_int(r, "Engines", "engines", json_object_get(gpu, "engines"));
+		report_real(r, "Mapped (GB)", "mapped_gb",
+			    number(json_object_get(json_object_get(gpu, "mapped"), "bytes")) / GB);
+		report_real(r, "L1 registered (GB)", "l1_registered_gb",
+			    number(json_object_get(json_object_get(door, "registered"), "bytes")) / GB);
+		row_int(r, "Stores", "stores", json_object_get(copies, "stored"));
+		row_int(r, "Retrieves", "retrieves", json_object_get(copies, "retrieved"));
+		row_int(r, "Failed copies", "failed_copies", json_object_get(copies, "failed"));
 	}
 }
 
@@ -233,6 +294,7 @@ static struct report *show(const char *url, json_t *status)
 	show_service(r, url, status);
 	show_models(r, either(status, "gpu_context_meta", "cache_context_meta"));
 	show_models(r, json_object_get(status, "non_cuda_context_meta"));
+	show_gpus(r, status);
 	show_l2(r, status);
 	return r;
 }

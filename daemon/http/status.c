@@ -264,23 +264,45 @@ static json_t *kv_cache_layout(const struct status_context *c)
 
 /* ---- contexts ------------------------------------------------------------------------------------------------ */
 
+/* What the door has chosen for objects of this size on that GPU: {"store": "staged", "retrieve": "direct"}, or null. */
+static json_t *copy_paths(const struct status *s, const struct status_context *c)
+{
+	json_t *gpus = json_object_get(s->gpu, "gpus"), *shape;
+	uint32_t index = 0;
+	size_t i;
+
+	if (sscanf(c->device, "cuda:%u", &index) != 1)
+		return json_null();
+	json_array_foreach(json_object_get(json_object_get(json_array_get(gpus, index), "copier"), "shapes"), i, shape)
+	{
+		json_t *store = json_object_get(json_object_get(shape, "store"), "path");
+		json_t *retrieve = json_object_get(json_object_get(shape, "retrieve"), "path");
+
+		if (store && retrieve &&
+		    (uint64_t)json_integer_value(json_object_get(shape, "object_bytes")) == c->object_bytes)
+			return json_pack("{s:O s:O}", "store", store, "retrieve", retrieve);
+	}
+	return json_null();
+}
+
 /* What ours tells of every context, beside upstream's keys. */
-static json_t *context_extras(const struct status_context *c)
+static json_t *context_extras(const struct status *s, const struct status_context *c)
 {
 	const char *transfer = !c->engine_driven ? "lmcache_driven"
 			       : c->shm_mode     ? "engine_driven_shm"
 						 : "engine_driven";
 
-	return json_pack("{s:o s:s s:o s:o s:s s:b s:o s:s? s:s s:s?}", "engine", str(c->engine_type), "transfer_mode",
-			 transfer, "object_bytes", num(c->object_bytes), "last_seen_seconds", seconds(c->last_seen_s),
-			 "liveness", c->liveness ? c->liveness : "ping", "faulted", c->faulted, "node",
-			 node_known(c->node) ? json_integer(c->node.os) : json_null(), "node_source", c->node_source,
-			 "device", c->device[0] ? c->device : "cpu", "gpu_uuid", c->uuid[0] ? c->uuid : NULL);
+	return json_pack("{s:o s:s s:o s:o s:s s:b s:o s:s? s:s s:s? s:o}", "engine", str(c->engine_type),
+			 "transfer_mode", transfer, "object_bytes", num(c->object_bytes), "last_seen_seconds",
+			 seconds(c->last_seen_s), "liveness", c->liveness ? c->liveness : "ping", "faulted", c->faulted,
+			 "node", node_known(c->node) ? json_integer(c->node.os) : json_null(), "node_source",
+			 c->node_source, "device", c->device[0] ? c->device : "cpu", "gpu_uuid",
+			 c->uuid[0] ? c->uuid : NULL, "copy_paths", copy_paths(s, c));
 }
 
-static json_t *context_meta(const struct status_context *c)
+static json_t *context_meta(const struct status *s, const struct status_context *c)
 {
-	json_t *extras = context_extras(c), *out;
+	json_t *extras = context_extras(s, c), *out;
 
 	if (c->engine_driven)
 		out = json_pack("{s:o s:o s:o s:b s:o s:o}", "model_name", str(c->model_name), "world_size",
@@ -325,7 +347,7 @@ static json_t *context_metas(const struct status *s, enum which which)
 		if (!is_of(&s->contexts[i], which))
 			continue;
 		snprintf(key, sizeof key, "%" PRIu64, s->contexts[i].instance_id);
-		if (json_object_set_new(out, key, context_meta(&s->contexts[i]))) {
+		if (json_object_set_new(out, key, context_meta(s, &s->contexts[i]))) {
 			json_decref(out);
 			return NULL;
 		}

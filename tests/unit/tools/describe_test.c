@@ -93,7 +93,37 @@ static void t02_later_generation(void **state)
 	free(text);
 }
 
-static void t03_json(void **state)
+static void t03_gpus(void **state)
+{
+	(void)state;
+	char *text =
+		render("{\"gpu_context_meta\":{\"1\":{\"model_name\":\"m\",\"world_size\":1,\"device\":\"cuda:1\","
+		       "\"copy_paths\":"
+		       "{\"store\":\"staged\",\"retrieve\":\"direct\"}},\"2\":{\"model_name\":\"m\",\"world_size\":1,"
+		       "\"device\":"
+		       "\"cuda:1\"},\"3\":{\"model_name\":\"m\",\"world_size\":1,\"device\":\"cpu\"},\"4\":{\"model_"
+		       "name\":\"n\",\"world_size\":1,"
+		       "\"device\":\"cuda:9\"}},\"gpu\":{\"gpus\":[{\"engines\":0,\"uuid\":\"idle\"},{\"engines\":2,"
+		       "\"name\":\"H200\",\"uuid\":\"6c6d\",\"mapped\":{\"bytes\":2147483648},\"copies\":"
+		       "{\"stored\":5,\"retrieved\":6,\"failed\":1}},7],\"registered\":{\"bytes\":1073741824}}}",
+		       REPORT_TERMINAL);
+	static const char *const lines[] = {
+		"Devices: cuda:1 (store staged, retrieve direct), cpu\n",
+		"Devices:                                    cuda:9\n",
+		"------------------ GPU: cuda:1 -------------------\n",
+		"Name:                                         H200\n",
+		"Mapped (GB):                                  2.00\n",
+		"L1 registered (GB):                           1.00\n",
+		"Failed copies:                                   1\n",
+	};
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+		if (!strstr(text, lines[i]))
+			fail_msg("missing: %s in\n%s", lines[i], text);
+	assert_null(strstr(text, "idle")); /* nobody registered memory of it */
+	free(text);
+}
+
+static void t04_json(void **state)
 {
 	(void)state;
 	char *text = render(old_payload, REPORT_JSON);
@@ -112,7 +142,7 @@ static void t03_json(void **state)
 }
 
 /* A server may send anything: wrong types show as N/A, nothing more. */
-static void t04_hostile(void **state)
+static void t05_hostile(void **state)
 {
 	(void)state;
 	static const char *const payloads[] = {
@@ -135,8 +165,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(t01_first_generation),
 		cmocka_unit_test(t02_later_generation),
-		cmocka_unit_test(t03_json),
-		cmocka_unit_test(t04_hostile),
+		cmocka_unit_test(t03_gpus),
+		cmocka_unit_test(t04_json),
+		cmocka_unit_test(t05_hostile),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

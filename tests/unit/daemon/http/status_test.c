@@ -61,7 +61,9 @@ static void fill_contexts(struct status *s)
 		.last_seen_s = 1.25,
 		.liveness = "pidfd",
 		.node = {1},
-		.node_source = "pages"};
+		.node_source = "gpu",
+		.device = "cuda:1",
+		.uuid = "6c6d6361-2d74-6573-742d-677075400001"};
 	s->contexts[1] = (struct status_context){.instance_id = INT64_MAX,
 						 .model_name = copy("org/mla"),
 						 .world_size = 1,
@@ -156,6 +158,10 @@ static struct status snapshot(void)
 			   .arena_backing = "shm lmcache_l1_pool_123"};
 
 	fill_contexts(&s);
+	s.gpu = json_pack("{s:s, s:[{s:i}, {s:i, s:{s:[{s:i, s:{s:s}, s:{s:s}}]}}]}", "driver", "12.8", "gpus", "gpu",
+			  0, "gpu", 1, "copier", "shapes", "object_bytes", 3145728, "store", "path", "staged",
+			  "retrieve", "path", "direct");
+	assert_non_null(s.gpu);
 	s.threads = mem_calloc(2, sizeof *s.threads);
 	s.nthreads = 2;
 	fill_numa(&s.numa);
