@@ -78,16 +78,32 @@ static void make_prompt(struct bench_client *c, struct eng_prompt *p)
 		 (unsigned long long)c->serial++);
 }
 
-/* The first n blocks of the permutation are the prompt's, the one behind them the canary. Block 0 is never used. */
+static void swap(uint32_t *v, uint64_t i, uint64_t j)
+{
+	uint32_t saved = v[i];
+	v[i] = v[j];
+	v[j] = saved;
+}
+
+/* The first n blocks of each permutation are the prompt's, the last of these the canary. Block 0, which is nobody's, is at the end of each;
+ * where requests name it for "none", it is the canary. */
 static void deal_blocks(struct bench_client *c, uint32_t n)
 {
 	uint64_t usable = c->engine->place.num_blocks - 1;
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t j = i + below(c, usable - i);
-		uint32_t saved = c->blocks[i];
-		c->blocks[i] = c->blocks[j];
-		c->blocks[j] = saved;
+	swap(c->blocks[0], c->null_at, usable);
+	c->null_at = usable;
+	for (uint32_t g = 0; g < c->engine->groups; g++)
+		for (uint64_t i = 0; i < n; i++)
+			swap(c->blocks[g], i, i + below(c, usable - i));
+	if (c->engine->groups > 1) {
+		c->null_at = n - 1;
+		swap(c->blocks[0], c->null_at, usable);
 	}
+}
+
+static struct eng_blocks dealt(const struct bench_client *c)
+{
+	return (struct eng_blocks){.ids = {c->blocks[0], c->blocks[1]}};
 }
 
 static void account(struct bench_client *c, enum bench_op op, uint64_t start_ns, uint64_t bytes)
@@ -103,9 +119,28 @@ struct range {
 	uint64_t start, end, skip; /* tokens */
 };
 
-static uint64_t at(const struct bench_client *c, uint64_t i)
+static uint64_t at(const struct bench_client *c, uint32_t group, uint64_t i)
 {
-	return eng_host_block(c->engine, c->blocks, i);
+	return eng_host_block(c->engine, c->blocks[group], i);
+}
+
+/* Whether a retrieve writes the group's block of token t: none of the engine's own, and none that a window has left behind. */
+static bool wanted(const struct bench_client *c, uint32_t group, const struct range *r, uint64_t t)
+{
+	const struct engine *e = c->engine;
+	bool windowed = e->groups > 1 && group == 0;
+	return t >= r->start + r->skip && (!windowed || t + e->place.block_tokens + e->conf.model->window > r->end);
+}
+
+/* What an engine with windows asks for: the null block, 0, where it needs nothing. */
+static struct eng_blocks ask(struct bench_client *c, const struct range *r)
+{
+	const struct engine *e = c->engine;
+	uint64_t bs = e->place.block_tokens;
+	for (uint32_t g = 0; g < e->groups; g++)
+		for (uint64_t t = r->start; t < r->end; t += bs)
+			c->asked[g][t / bs] = t < r->start + r->skip || wanted(c, g, r, t) ? c->blocks[g][t / bs] : 0;
+	return (struct eng_blocks){.ids = {c->asked[0], c->asked[1]}};
 }
 
 /* `canary`, here and below: which of the dealt blocks. */
@@ -113,13 +148,15 @@ static int poison(struct bench_client *c, const struct range *r, uint64_t canary
 {
 	struct engine *e = c->engine;
 	uint64_t bs = e->place.block_tokens;
-	for (uint32_t w = 0; w < e->nworkers; w++) {
-		for (uint64_t t = r->start; t < r->end; t += bs)
-			km_poison(&e->host, e->workers[w].bases, at(c, t / bs));
-		km_poison(&e->host, e->workers[w].bases, at(c, canary));
-	}
-	int rc = eng_upload(e, c->blocks, r->start / bs, (r->end - r->start) / bs, &c->why);
-	return rc ? rc : eng_upload(e, c->blocks, canary, 1, &c->why);
+	const struct eng_blocks b = dealt(c);
+	for (uint32_t w = 0; w < e->nworkers; w++)
+		for (uint32_t g = 0; g < e->groups; g++) {
+			for (uint64_t t = r->start; t < r->end; t += bs)
+				km_poison(&c->host[g], e->workers[w].bases, at(c, g, t / bs));
+			km_poison(&c->host[g], e->workers[w].bases, at(c, g, canary));
+		}
+	int rc = eng_upload(e, &b, r->start / bs, (r->end - r->start) / bs, &c->why);
+	return rc ? rc : eng_upload(e, &b, canary, 1, &c->why);
 }
 
 /* So that what is checked can only have come from the GPU. */
@@ -127,12 +164,13 @@ static int fetch(struct bench_client *c, const struct range *r, uint64_t canary)
 {
 	struct engine *e = c->engine;
 	uint64_t bs = e->place.block_tokens;
+	const struct eng_blocks b = dealt(c);
 	for (uint32_t w = 0; w < e->nworkers && e->conf.gpus; w++) {
 		for (uint32_t i = 0; i < e->host.ntensors; i++)
 			memset(e->workers[w].bases[i], 0, e->host.tensor_bytes);
 	}
-	int rc = eng_download(e, c->blocks, r->start / bs, (r->end - r->start) / bs, &c->why);
-	return rc ? rc : eng_download(e, c->blocks, canary, 1, &c->why);
+	int rc = eng_download(e, &b, r->start / bs, (r->end - r->start) / bs, &c->why);
+	return rc ? rc : eng_download(e, &b, canary, 1, &c->why);
 }
 
 static void mismatch(struct bench_client *c, const struct eng_prompt *p, uint32_t w, uint64_t token, uint64_t runs)
@@ -142,22 +180,24 @@ static void mismatch(struct bench_client *c, const struct eng_prompt *p, uint32_
 			(unsigned long long)token, (unsigned long long)runs);
 }
 
-/* One chunk of one rank. Blocks below start + skip belong to others and must be as they were. */
+/* One chunk of one rank. Blocks that are not wanted belong to others and must be as they were. */
 static void check_chunk(struct bench_client *c, const struct eng_prompt *p, const struct range *r, uint32_t w,
 			uint64_t first)
 {
 	const struct engine *e = c->engine;
+	uint8_t *const *bases = e->workers[w].bases;
+	uint32_t bs = e->place.block_tokens;
 	bool right = true;
-	for (uint64_t t = first; t < first + e->chunk_tokens; t += e->place.block_tokens) {
-		uint64_t block = at(c, t / e->place.block_tokens);
-		uint8_t *const *bases = e->workers[w].bases;
-		uint64_t bad = t < r->start + r->skip
-				       ? km_check_poison(&e->host, bases, block)
-				       : km_check(&e->host, bases, block, p->chain + t, e->workers[w].shard);
-		if (bad)
-			mismatch(c, p, w, t, bad);
-		right = right && bad == 0;
-	}
+	for (uint32_t g = 0; g < e->groups; g++)
+		for (uint64_t t = first; t < first + e->chunk_tokens; t += bs) {
+			uint64_t block = at(c, g, t / bs);
+			uint64_t bad = wanted(c, g, r, t)
+					       ? km_check(&c->host[g], bases, block, p->chain + t, e->workers[w].shard)
+					       : km_check_poison(&c->host[g], bases, block);
+			if (bad)
+				mismatch(c, p, w, t, bad);
+			right = right && bad == 0;
+		}
 	atomic_fetch_add(right ? &c->right : &c->wrong, 1);
 }
 
@@ -167,10 +207,11 @@ static void check(struct bench_client *c, const struct eng_prompt *p, const stru
 	for (uint32_t w = 0; w < e->nworkers; w++) {
 		for (uint64_t t = r->start; t < r->end; t += e->chunk_tokens)
 			check_chunk(c, p, r, w, t);
-		if (km_check_poison(&e->host, e->workers[w].bases, at(c, canary))) {
-			atomic_fetch_add(&c->wrong, 1);
-			mismatch(c, p, w, UINT64_MAX, 1); /* a block that no request named was written */
-		}
+		for (uint32_t g = 0; g < e->groups; g++)
+			if (km_check_poison(&c->host[g], e->workers[w].bases, at(c, g, canary))) {
+				atomic_fetch_add(&c->wrong, 1);
+				mismatch(c, p, w, UINT64_MAX, 1); /* a block that no request named was written */
+			}
 	}
 }
 
@@ -217,9 +258,10 @@ static int retrieve(struct bench_client *c, const struct eng_prompt *p, uint64_t
 		rc = poison(c, &r, canary);
 	if (rc)
 		return rc;
+	const struct eng_blocks b = handle ? ask(c, &r) : (struct eng_blocks){.ids = {NULL}};
 	bench_busy_enter(&c->shared->busy[BENCH_RETRIEVE]);
 	uint64_t t0 = clock_ns();
-	rc = handle ? eng_retrieve(e, p, r.start, r.end, r.skip, c->blocks + r.start / bs, &c->why)
+	rc = handle ? eng_retrieve(e, p, r.start, r.end, r.skip, &b, &c->why)
 		    : eng_pull(e, p, r.start, r.end, verify, &right, &wrong, &c->why);
 	bench_busy_leave(&c->shared->busy[BENCH_RETRIEVE]);
 	if (rc)
@@ -242,10 +284,13 @@ static int write_blocks(struct bench_client *c, const struct eng_prompt *p, uint
 {
 	struct engine *e = c->engine;
 	uint64_t bs = e->place.block_tokens;
+	const struct eng_blocks b = dealt(c);
 	for (uint32_t w = 0; w < e->nworkers; w++)
-		for (uint64_t t = start; t < end; t += bs)
-			km_write(&e->host, e->workers[w].bases, at(c, t / bs), p->chain + t, e->workers[w].shard);
-	return eng_upload(e, c->blocks, start / bs, (end - start) / bs, &c->why);
+		for (uint32_t g = 0; g < e->groups; g++)
+			for (uint64_t t = start; t < end; t += bs)
+				km_write(&c->host[g], e->workers[w].bases, at(c, g, t / bs), p->chain + t,
+					 e->workers[w].shard);
+	return eng_upload(e, &b, start / bs, (end - start) / bs, &c->why);
 }
 
 static int store_piece(struct bench_client *c, const struct eng_prompt *p, uint64_t start, uint64_t end)
@@ -255,10 +300,10 @@ static int store_piece(struct bench_client *c, const struct eng_prompt *p, uint6
 	int rc = handle && verify ? write_blocks(c, p, start, end) : 0;
 	if (rc)
 		return rc;
+	const struct eng_blocks b = dealt(c);
 	bench_busy_enter(&c->shared->busy[BENCH_STORE]);
 	uint64_t t0 = clock_ns();
-	rc = handle ? eng_store(e, p, start, end, c->blocks + start / e->place.block_tokens, &c->why)
-		    : eng_push(e, p, start, end, verify, &c->why);
+	rc = handle ? eng_store(e, p, start, end, &b, &c->why) : eng_push(e, p, start, end, verify, &c->why);
 	bench_busy_leave(&c->shared->busy[BENCH_STORE]);
 	if (!rc)
 		account(c, BENCH_STORE, t0,
@@ -330,11 +375,18 @@ static int set_up(struct bench_client *c)
 	uint64_t n = c->engine->place.num_blocks;
 	c->ids = mem_calloc(b->tokens, sizeof(*c->ids));
 	c->chain = mem_calloc(b->tokens, sizeof(*c->chain));
-	c->blocks = mem_calloc(n, sizeof(*c->blocks));
-	if (!c->ids || !c->chain || !c->blocks)
+	bool have = c->ids && c->chain;
+	for (uint32_t g = 0; g < c->engine->groups && have; g++) {
+		c->blocks[g] = mem_calloc(n, sizeof(uint32_t));
+		c->asked[g] = mem_calloc(n, sizeof(uint32_t));
+		c->host[g] = c->engine->groups > 1 ? km_group(&c->engine->host, g) : c->engine->host;
+		have = c->blocks[g] && c->asked[g];
+		c->null_at = n - 1;
+		for (uint64_t i = 0; i + 1 < n && have; i++)
+			c->blocks[g][i] = (uint32_t)i + 1;
+	}
+	if (!have)
 		return why_set(&c->why, -ENOMEM, "no memory for prompts of %u tokens", b->tokens);
-	for (uint64_t i = 0; i + 1 < n; i++)
-		c->blocks[i] = (uint32_t)i + 1;
 	c->rng = b->seed + c->index * 7919u;
 	return 0;
 }
@@ -356,7 +408,10 @@ void *bench_client_run(void *arg)
 	eng_close(c->engine);
 	mem_free(c->ids);
 	mem_free(c->chain);
-	mem_free(c->blocks);
+	for (uint32_t g = 0; g < KM_GROUPS; g++) {
+		mem_free(c->blocks[g]);
+		mem_free(c->asked[g]);
+	}
 	atomic_fetch_sub(&s->running, 1);
 	return NULL;
 }

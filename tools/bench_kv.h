@@ -60,7 +60,10 @@ struct bench_client {
 	struct engine *engine;
 	uint32_t *ids; /* tokens of the prompt */
 	uint64_t *chain;
-	uint32_t *blocks; /* a permutation of the engine's blocks */
+	uint32_t *blocks[KM_GROUPS];     /* per layer group a permutation of the engine's blocks */
+	uint32_t *asked[KM_GROUPS];      /* what a RETRIEVE names: the same, 0 where a window does not reach */
+	uint64_t null_at;                /* where block 0 is in blocks[0] */
+	struct km_place host[KM_GROUPS]; /* of a group's layers, as the CPU sees them */
 	uint64_t next_ping_ms, serial;
 	/* Results; read by others after the thread has ended, the counters at any time. */
 	struct hist latency[BENCH_OPS];

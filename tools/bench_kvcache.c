@@ -78,8 +78,10 @@ static void choose_formats(struct bench_conf *c, uint32_t layout, uint32_t forma
 	if (format_id != NO_FORMAT) {
 		c->formats[c->nformats++] = format_id;
 	} else if (layout == LAYOUT_ALL || (layout == LAYOUT_MIXED && mla)) {
+		/* Of a hybrid model those that have groups: objects of others are not the same. */
+		uint32_t groups = km_groups(c->model, KV_NL_X_TWO_NB_BS_NH_HS);
 		for (uint32_t f = 0; f < KV_FORMAT_COUNT; f++)
-			if (km_format(f)->mla == mla)
+			if (km_format(f)->mla == mla && km_groups(c->model, f) == groups)
 				c->formats[c->nformats++] = f;
 	} else if (layout == LAYOUT_MIXED) {
 		memcpy(c->formats, mixed, sizeof(mixed));

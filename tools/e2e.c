@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-const struct km_model e2e_tiny = {"tiny", "bench/tiny", 1, 2, 1, 64, 16, 1, 1, 1, PK_BFLOAT16};
+const struct km_model e2e_tiny = {"tiny", "bench/tiny", 1, 2, 1, 64, 16, 1, 1, 1, PK_BFLOAT16, 0};
 
 void e2e_die(const char *fmt, ...)
 {

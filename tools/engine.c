@@ -35,7 +35,12 @@ static int place_memory(struct engine *e, struct why *why)
 		return why_set(why, -EINVAL, "%llu blocks of %u tokens are too few for %u tokens",
 			       (unsigned long long)blocks, block, e->conf.max_tokens);
 	int rc = km_place_init(&e->object, m, KM_OBJECT, e->chunk_tokens, 1, why);
-	return rc ? rc : km_place_init(&e->place, m, e->conf.format, block, blocks, why);
+	if (!rc)
+		rc = km_place_init(&e->place, m, e->conf.format, block, blocks, why);
+	e->groups = !rc && e->conf.mode == ENG_HANDLE ? km_groups(m, e->conf.format) : 1;
+	if (e->groups > 1 && e->conf.dialect < WIRE_D4)
+		return why_set(why, -EOPNOTSUPP, "groups of layers exist from dialect D4 on, and %s has them", m->name);
+	return rc;
 }
 
 /* ---- engine-driven contexts ---------------------------------------------------------------------------------- */

@@ -58,6 +58,7 @@ struct eng_worker {
 struct engine {
 	struct eng_conf conf;
 	uint32_t chunk_tokens, nworkers;
+	uint32_t groups;        /* km_groups of the paged KV; 1 when the engine copies */
 	struct km_place place;  /* of the paged KV */
 	struct km_place host;   /* of what the bases point to: `place`, or the window's */
 	struct km_place object; /* of a chunk object */
@@ -88,22 +89,27 @@ int eng_free_locks(struct engine *e, const struct eng_prompt *p, uint64_t end, s
 int eng_end_session(struct engine *e, const struct eng_prompt *p, struct why *why);              /* not waited for */
 int eng_ping(struct engine *e, uint64_t *ns, struct why *why);
 
-/* Where the CPU writes and checks the i-th block of a request that is dealt `blocks`: the block itself, or the i-th of the window. */
+/* Blocks of a request, one list per layer group (km_groups). */
+struct eng_blocks {
+	const uint32_t *ids[KM_GROUPS];
+};
+
+/* Where the CPU writes and checks the i-th block of a group that is dealt `blocks`: the block itself, or the i-th of the window. */
 static inline uint64_t eng_host_block(const struct engine *e, const uint32_t *blocks, uint64_t i)
 {
 	return e->conf.gpus ? i : blocks[i];
 }
-/* Of all ranks, blocks [first, first + n) of the window to the pages blocks[first ...] (queued only), or back (waited for). Without a
+/* Of all ranks and groups, blocks [first, first + n) of the window to the pages ids[first ...] (queued only), or back (waited for). Without a
  * GPU there is nothing to do. */
-int eng_upload(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
-int eng_download(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
+int eng_upload(struct engine *e, const struct eng_blocks *b, uint64_t first, uint64_t n, struct why *why);
+int eng_download(struct engine *e, const struct eng_blocks *b, uint64_t first, uint64_t n, struct why *why);
 
-/* Worker side, all ranks at once: tokens [start, end), chunk-aligned. `blocks`: the paged blocks of these tokens (ENG_HANDLE).
+/* Worker side, all ranks at once: tokens [start, end), chunk-aligned. `b`: the paged blocks from token 0 on (ENG_HANDLE).
  * The first `skip` tokens are not to be written. Fails when the server says false. */
-int eng_store(struct engine *e, const struct eng_prompt *p, uint64_t start, uint64_t end, const uint32_t *blocks,
+int eng_store(struct engine *e, const struct eng_prompt *p, uint64_t start, uint64_t end, const struct eng_blocks *b,
 	      struct why *why);
 int eng_retrieve(struct engine *e, const struct eng_prompt *p, uint64_t start, uint64_t end, uint64_t skip,
-		 const uint32_t *blocks, struct why *why);
+		 const struct eng_blocks *b, struct why *why);
 
 /* ENG_DRIVEN and ENG_PICKLE: the engine copies. When `verify`, chunks are written with the pattern and read back against it;
  * *right and *wrong count chunk objects. */

@@ -387,23 +387,25 @@ static int copy_tensor(struct egpu *g, uint32_t t, const uint32_t *blocks, uint6
 	return 0;
 }
 
-static int copy_blocks(struct egpu *g, const uint32_t *blocks, uint64_t first, uint64_t n, bool up, struct why *why)
+static int copy_blocks(struct egpu *g, uint32_t group, const uint32_t *blocks, uint64_t first, uint64_t n, bool up,
+		       struct why *why)
 {
+	uint32_t step = km_groups(g->place.model, g->place.format); /* more than one: tensor i is layer i */
 	int rc = first + n <= g->window.num_blocks
 			 ? egpu_enter(g, why)
 			 : why_set(why, -EINVAL, "%llu blocks do not fit the window", (unsigned long long)(first + n));
-	for (uint32_t t = 0; t < g->place.ntensors && !rc; t++)
+	for (uint32_t t = group; t < g->place.ntensors && !rc; t += step)
 		rc = copy_tensor(g, t, blocks, first, n, up, why);
 	return rc;
 }
 
-int egpu_upload(struct egpu *g, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
+int egpu_upload(struct egpu *g, uint32_t group, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
 {
-	return copy_blocks(g, blocks, first, n, true, why);
+	return copy_blocks(g, group, blocks, first, n, true, why);
 }
 
-int egpu_download(struct egpu *g, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
+int egpu_download(struct egpu *g, uint32_t group, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
 {
-	int rc = copy_blocks(g, blocks, first, n, false, why);
+	int rc = copy_blocks(g, group, blocks, first, n, false, why);
 	return rc ? rc : egpu_sync(g, why);
 }

@@ -53,10 +53,10 @@ void egpu_wrap(const struct egpu *g, uint32_t i, struct pk_wrapper *out);
 
 const struct km_place *egpu_window(const struct egpu *g);
 uint8_t *egpu_window_tensor(const struct egpu *g, uint32_t i);
-/* Blocks [first, first + n) of the window to, or from, the blocks blocks[first ...] of the pages. Upload is only queued on the stream; download
- * waits. */
-int egpu_upload(struct egpu *g, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
-int egpu_download(struct egpu *g, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
+/* Of the layers of a group (km_groups): blocks [first, first + n) of the window to, or from, the blocks blocks[first ...] of the pages. Upload is
+ * only queued on the stream; download waits. */
+int egpu_upload(struct egpu *g, uint32_t group, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
+int egpu_download(struct egpu *g, uint32_t group, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why);
 
 /* The handle of an event that covers what was queued so far: what a request carries. Valid until 64 more were taken. */
 int egpu_record(struct egpu *g, struct slice *handle, struct why *why);

@@ -134,16 +134,18 @@ static int wait_event(struct engine *e, struct eng_worker *w, enum wire_op op, s
 
 /* All ranks send before the first answer is awaited, as workers of an engine do. */
 static int transfer(struct engine *e, enum wire_op op, const struct eng_prompt *p, uint64_t start, uint64_t end,
-		    uint64_t skip, const uint32_t *blocks, struct why *why)
+		    uint64_t skip, const struct eng_blocks *b, struct why *why)
 {
 	int rc = 0;
-	uint32_t sent = 0;
+	uint32_t sent = 0, bs = e->place.block_tokens;
 	for (; sent < e->nworkers && !rc; sent++) {
 		struct wire_req req = eng_request(e, op, p, (int)sent, start, end);
 		req.skip_first_n_tokens = skip;
-		req.nblock_groups = 1;
-		req.blocks[0].ids = blocks;
-		req.blocks[0].n = (uint32_t)((end - start) / e->place.block_tokens);
+		req.nblock_groups = e->groups;
+		for (uint32_t g = 0; g < e->groups; g++) {
+			req.blocks[g].ids = b->ids[g] + start / bs;
+			req.blocks[g].n = (uint32_t)((end - start) / bs);
+		}
 		if (e->workers[sent].gpu)
 			rc = egpu_record(e->workers[sent].gpu, &req.event, why);
 		if (!rc)
@@ -160,14 +162,14 @@ static int transfer(struct engine *e, enum wire_op op, const struct eng_prompt *
 	return rc;
 }
 
-int eng_store(struct engine *e, const struct eng_prompt *p, uint64_t start, uint64_t end, const uint32_t *blocks,
+int eng_store(struct engine *e, const struct eng_prompt *p, uint64_t start, uint64_t end, const struct eng_blocks *b,
 	      struct why *why)
 {
-	return transfer(e, WIRE_STORE, p, start, end, 0, blocks, why);
+	return transfer(e, WIRE_STORE, p, start, end, 0, b, why);
 }
 
 int eng_retrieve(struct engine *e, const struct eng_prompt *p, uint64_t start, uint64_t end, uint64_t skip,
-		 const uint32_t *blocks, struct why *why)
+		 const struct eng_blocks *b, struct why *why)
 {
-	return transfer(e, WIRE_RETRIEVE, p, start, end, skip, blocks, why);
+	return transfer(e, WIRE_RETRIEVE, p, start, end, skip, b, why);
 }

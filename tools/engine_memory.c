@@ -101,19 +101,21 @@ static int make_gpu_tensors(struct engine *e, struct eng_worker *w, struct regis
 	return rc;
 }
 
-int eng_upload(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
+int eng_upload(struct engine *e, const struct eng_blocks *b, uint64_t first, uint64_t n, struct why *why)
 {
 	int rc = 0;
 	for (uint32_t i = 0; e->conf.gpus && i < e->nworkers && !rc; i++)
-		rc = egpu_upload(e->workers[i].gpu, blocks, first, n, why);
+		for (uint32_t g = 0; g < e->groups && !rc; g++)
+			rc = egpu_upload(e->workers[i].gpu, g, b->ids[g], first, n, why);
 	return rc;
 }
 
-int eng_download(struct engine *e, const uint32_t *blocks, uint64_t first, uint64_t n, struct why *why)
+int eng_download(struct engine *e, const struct eng_blocks *b, uint64_t first, uint64_t n, struct why *why)
 {
 	int rc = 0;
 	for (uint32_t i = 0; e->conf.gpus && i < e->nworkers && !rc; i++)
-		rc = egpu_download(e->workers[i].gpu, blocks, first, n, why);
+		for (uint32_t g = 0; g < e->groups && !rc; g++)
+			rc = egpu_download(e->workers[i].gpu, g, b->ids[g], first, n, why);
 	return rc;
 }
 
@@ -132,18 +134,29 @@ static void set_hints(const struct engine *e, struct wire_req *req)
 	req->hints.head_dim = e->conf.model->head_size;
 }
 
+/* Layers 0, 2, 4 ... are the first group of a hybrid model, the one with a window. */
+static void set_groups(const struct engine *e, struct registration *r, struct wire_req *req)
+{
+	uint32_t n = 0;
+	req->has_groups = true;
+	req->ngroups = e->groups;
+	for (uint32_t g = 0; g < e->groups; g++) {
+		req->groups[g] = (struct wire_group_info){.engine_group_id = g, .layer_indices = r->layers + n};
+		if (e->groups > 1 && g == 0)
+			req->groups[g].sw_size_tokens = e->conf.model->window;
+		for (uint32_t l = g; l < e->conf.model->layers; l += e->groups)
+			r->layers[n++] = l;
+		req->groups[g].nlayers = (uint32_t)(r->layers + n - req->groups[g].layer_indices);
+	}
+}
+
 static int send_registration(struct engine *e, struct eng_worker *w, struct registration *r, struct why *why)
 {
 	struct wire_req req = eng_request(e, WIRE_REGISTER_KV_CACHE, NULL, (int)(w - e->workers), 0, 0);
 	struct wire_reply reply;
-	uint32_t nlayers = e->conf.model->layers;
-	for (uint32_t i = 0; i < nlayers; i++)
-		r->layers[i] = i;
 	req.wrappers = r->wrappers;
 	req.nwrappers = e->place.ntensors;
-	req.has_groups = true;
-	req.ngroups = 1;
-	req.groups[0] = (struct wire_group_info){.layer_indices = r->layers, .nlayers = nlayers};
+	set_groups(e, r, &req);
 	set_hints(e, &req);
 	return eng_call(e, w->client, &req, &reply, why);
 }

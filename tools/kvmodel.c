@@ -7,16 +7,15 @@
 #define POISON_WORD 0xA5A5A5A5A5A5A5A5u
 
 /* Shapes as the models' configurations have them. `-tpN`: each of N ranks has a share of the heads. With MLA (DeepSeek: latent 512 + rotary
- * 64) all ranks hold the same KV, so world_size is 1 and two workers read it. gpt-oss here as with vLLM's hybrid KV cache manager switched
- * off: all its layers keep the whole context. */
+ * 64) all ranks hold the same KV, so world_size is 1 and two workers read it. gpt-oss is hybrid: every other layer sees a window only. */
 const struct km_model km_models[] = {
-	{"llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", 32, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16},
-	{"llama-3.1-70b-tp4", "meta-llama/Llama-3.1-70B-Instruct", 80, 2, 2, 128, 16, 4, 4, 4, PK_BFLOAT16},
-	{"mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", 32, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16},
-	{"qwen3-8b", "Qwen/Qwen3-8B", 36, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16},
-	{"qwen3-32b-tp4", "Qwen/Qwen3-32B", 64, 2, 2, 128, 16, 4, 4, 4, PK_BFLOAT16},
-	{"gpt-oss-20b", "openai/gpt-oss-20b", 24, 2, 8, 64, 16, 1, 1, 1, PK_BFLOAT16},
-	{"deepseek-v3-mla", "deepseek-ai/DeepSeek-V3", 61, 1, 1, 576, 64, 1, 2, 2, PK_BFLOAT16},
+	{"llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", 32, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16, 0},
+	{"llama-3.1-70b-tp4", "meta-llama/Llama-3.1-70B-Instruct", 80, 2, 2, 128, 16, 4, 4, 4, PK_BFLOAT16, 0},
+	{"mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", 32, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16, 0},
+	{"qwen3-8b", "Qwen/Qwen3-8B", 36, 2, 8, 128, 16, 1, 1, 1, PK_BFLOAT16, 0},
+	{"qwen3-32b-tp4", "Qwen/Qwen3-32B", 64, 2, 2, 128, 16, 4, 4, 4, PK_BFLOAT16, 0},
+	{"gpt-oss-20b", "openai/gpt-oss-20b", 24, 2, 8, 64, 16, 1, 1, 1, PK_BFLOAT16, 128},
+	{"deepseek-v3-mla", "deepseek-ai/DeepSeek-V3", 61, 1, 1, 576, 64, 1, 2, 2, PK_BFLOAT16, 0},
 };
 const uint32_t km_nmodels = sizeof(km_models) / sizeof(km_models[0]);
 
@@ -131,10 +130,25 @@ int km_place_init(struct km_place *p, const struct km_model *m, uint32_t format,
 	p->block_tokens = block_tokens;
 	p->num_blocks = num_blocks;
 	p->element = pk_dtype_size(m->dtype);
+	p->layer_step = 1;
 	lay_out(p, f);
 	if (p->ntensors > KM_MAX_TENSORS)
 		return why_set(why, -EINVAL, "%u tensors; at most %d", p->ntensors, KM_MAX_TENSORS);
 	return 0;
+}
+
+uint32_t km_groups(const struct km_model *m, uint32_t format)
+{
+	const struct km_format *f = km_format(format);
+	return m->window && strcmp(f->engine_type, "vllm") == 0 && strcmp(f->list, "L") == 0 ? KM_GROUPS : 1;
+}
+
+struct km_place km_group(const struct km_place *p, uint32_t group)
+{
+	struct km_place g = *p;
+	g.layer_first = group;
+	g.layer_step = km_groups(p->model, p->format);
+	return g;
 }
 
 uint64_t km_chunk_bytes(const struct km_model *m, uint32_t chunk_tokens)
@@ -217,7 +231,7 @@ static inline __attribute__((always_inline)) uint64_t each_run(const struct km_p
 	uint64_t sum = 0;
 	struct run r = {.words = m->head_size * p->element / 8};
 	for (uint32_t k = 0; k < m->kv_size; k++)
-		for (uint32_t l = 0; l < m->layers; l++) {
+		for (uint32_t l = p->layer_first; l < m->layers; l += p->layer_step) {
 			uint8_t *plane = bases[k * p->tensor_k + l * p->tensor_l] + k * p->stride_k + l * p->stride_l +
 					 block * p->stride_b;
 			uint64_t where = mix(((uint64_t)rank << 40) + ((uint64_t)l << 20) + k);

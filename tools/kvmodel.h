@@ -21,6 +21,7 @@
 
 #define KM_OBJECT      KV_FORMAT_COUNT /* [kv_size][layers][tokens][heads*head size]: chunk objects and slots */
 #define KM_MAX_TENSORS 256
+#define KM_GROUPS      2 /* of a hybrid model: the layers with a window, then the others */
 
 struct km_model {
 	const char *name;      /* on the command line */
@@ -30,6 +31,7 @@ struct km_model {
 	uint32_t workers;    /* processes that register; more than shards with MLA */
 	uint32_t tp_size;    /* what LOOKUP carries */
 	enum pk_dtype dtype;
+	uint32_t window; /* tokens; > 0: layers 0, 2, 4 ... see no more than that, and have block ids of their own */
 };
 
 extern const struct km_model km_models[];
@@ -56,12 +58,17 @@ struct km_place {
 	uint64_t shape[PK_MAX_DIMS];
 	uint32_t tensor_k, tensor_l;                                        /* tensor = k*tensor_k + l*tensor_l */
 	uint64_t stride_k, stride_l, stride_b, stride_t, stride_h, element; /* bytes */
+	uint32_t layer_first, layer_step; /* what the functions below touch; all of them */
 };
 
 /* -EINVAL when the format does not fit the model (MLA against K and V). */
 int km_place_init(struct km_place *p, const struct km_model *m, uint32_t format, uint32_t block_tokens,
 		  uint64_t num_blocks, struct why *why);
 uint64_t km_chunk_bytes(const struct km_model *m, uint32_t chunk_tokens); /* one chunk object of one rank */
+/* Of engines that have a tensor per layer (vLLM's) and a hybrid model: KM_GROUPS. Else 1. */
+uint32_t km_groups(const struct km_model *m, uint32_t format);
+/* The same memory, but only the layers of that group. */
+struct km_place km_group(const struct km_place *p, uint32_t group);
 
 /* chain[i] = hash of tokens 0..i. */
 void km_chain(const uint32_t *ids, uint32_t count, uint64_t *chain);

@@ -187,7 +187,7 @@ static void part_a(struct e2e *b)
 
 /* The prompt of n chunks, of which n - 1 are stored, by a request of its own; then the last one is stored too. */
 static void grown_turn(struct e2e *b, struct engine *e, struct lookups *s, uint32_t *ids, uint32_t n,
-		       const uint32_t *blocks, uint64_t number)
+		       const struct eng_blocks *blocks, uint64_t number)
 {
 	uint64_t end = (uint64_t)n * E2E_CHUNK;
 	struct eng_prompt p = e2e_prompt(ids, n * E2E_CHUNK, "grown", number);
@@ -214,13 +214,14 @@ static void part_b(struct e2e *b)
 	uint32_t *blocks = e2e_get(LONG_PROMPT / 16, sizeof(*blocks));
 	for (uint32_t i = 0; i < LONG_PROMPT / 16; i++)
 		blocks[i] = i + 1;
+	const struct eng_blocks all = {.ids = {blocks}};
 	for (uint64_t round = 0; round < ROUNDS; round++) {
 		e2e_random_tokens(ids, LONG_PROMPT);
 		struct eng_prompt p = e2e_prompt(ids, first * E2E_CHUNK, "base", round);
-		e2e_must(eng_store(e, &p, 0, p.count, blocks, &why));
+		e2e_must(eng_store(e, &p, 0, p.count, &all, &why));
 		e2e_must(eng_end_session(e, &p, &why));
 		for (uint32_t n = first + 1; n <= last; n++)
-			grown_turn(b, e, s, ids, n, blocks, round * TURNS + n);
+			grown_turn(b, e, s, ids, n, &all, round * TURNS + n);
 	}
 	double ours = median(s, OURS, 5), echo = median(s, ECHO_ALL, 5), lean = median(s, ECHO, 5);
 	double both_ms = ours + median(s, OURS_QUERY, 5), lean2 = lean + median(s, ECHO_QUERY, 5);

@@ -50,11 +50,12 @@ static void copy(struct mover *m, bool out)
 static void *move_main(void *arg)
 {
 	struct mover *m = arg;
+	const struct eng_blocks b = {.ids = {m->blocks}};
 	pthread_barrier_wait(m->start);
 	if (m->move == STORE)
-		e2e_must(eng_store(m->e, &m->p, 0, m->p.count, m->blocks, &why));
+		e2e_must(eng_store(m->e, &m->p, 0, m->p.count, &b, &why));
 	else if (m->move == RETRIEVE)
-		e2e_must(eng_retrieve(m->e, &m->p, 0, m->p.count, 0, m->blocks, &why));
+		e2e_must(eng_retrieve(m->e, &m->p, 0, m->p.count, 0, &b, &why));
 	else
 		copy(m, m->move == COPY_OUT);
 	return NULL;

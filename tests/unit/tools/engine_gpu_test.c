@@ -27,8 +27,8 @@
 /* Descriptors that the other process has, too. */
 enum { DESK = 100, TO_OTHER, OTHERS_END, FROM_OTHER, OUR_END };
 
-static const struct km_model full = {"f", "f", 3, 2, 2, 8, BLOCK, 1, 1, 1, PK_BFLOAT16};
-static const struct km_model mla = {"m", "m", 3, 1, 1, 24, BLOCK, 1, 1, 1, PK_BFLOAT16};
+static const struct km_model full = {"f", "f", 3, 2, 2, 8, BLOCK, 1, 1, 1, PK_BFLOAT16, 0};
+static const struct km_model mla = {"m", "m", 3, 1, 1, 24, BLOCK, 1, 1, 1, PK_BFLOAT16, 0};
 static const uint32_t blocks[USED] = {7, 2, 9}, elsewhere[USED] = {1, 10, 4};
 
 /* Between the engine and the other process: memory of both. */
@@ -274,8 +274,8 @@ static void round_trip(struct egpu *g, const struct km_place *p)
 		chain_of(b, chain);
 		km_write(window, bases, b, chain, 0);
 	}
-	assert_int_equal(egpu_upload(g, blocks, 0, 1, &why), 0);
-	assert_int_equal(egpu_upload(g, blocks, 1, USED - 1, &why), 0);
+	assert_int_equal(egpu_upload(g, 0, blocks, 0, 1, &why), 0);
+	assert_int_equal(egpu_upload(g, 0, blocks, 1, USED - 1, &why), 0);
 	assert_int_equal(egpu_record(g, &event, &why), 0);
 	memcpy(desk->event, event.p, event.n);
 	desk->nevent = event.n;
@@ -287,7 +287,7 @@ static void round_trip(struct egpu *g, const struct km_place *p)
 		fail_msg("%s", why.text);
 	for (uint32_t i = 0; i < p->ntensors; i++)
 		memset(bases[i], 0, window->tensor_bytes);
-	assert_int_equal(egpu_download(g, elsewhere, 0, USED, &why), 0);
+	assert_int_equal(egpu_download(g, 0, elsewhere, 0, USED, &why), 0);
 	for (uint32_t b = 0; b < USED; b++) {
 		chain_of(100 + b, chain);
 		assert_int_equal(km_check(window, bases, b, chain, 0), 0);
@@ -312,7 +312,7 @@ static void one_case(uint32_t format, enum egpu_wrapper wrapper, enum egpu_event
 	desk->format = format;
 	export_all(g, &p);
 	round_trip(g, &p);
-	assert_int_equal(egpu_download(g, elsewhere, 1, USED, &why), -EINVAL); /* more than the window has */
+	assert_int_equal(egpu_download(g, 0, elsewhere, 1, USED, &why), -EINVAL); /* more than the window has */
 	other_end();
 	egpu_close(g, false);
 	egpu_host_counters(h, &counters, &kept);

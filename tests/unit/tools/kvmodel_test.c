@@ -15,8 +15,8 @@
 #define CHUNK  16u
 #define BLOCKS 9u
 
-static const struct km_model full = {"f", "f", 3, 2, 2, 8, BLOCK, 1, 1, 1, PK_BFLOAT16};
-static const struct km_model mla = {"m", "m", 3, 1, 1, 24, BLOCK, 1, 1, 1, PK_BFLOAT16};
+static const struct km_model full = {"f", "f", 3, 2, 2, 8, BLOCK, 1, 1, 1, PK_BFLOAT16, 0};
+static const struct km_model mla = {"m", "m", 3, 1, 1, 24, BLOCK, 1, 1, 1, PK_BFLOAT16, 0};
 
 struct pages {
 	struct km_place place;
@@ -205,6 +205,32 @@ static void t06_real_models(void **state)
 	assert_null(km_model_find("llama"));
 }
 
+static void t07_groups(void **state)
+{
+	static const struct km_model hybrid = {"h", "h", 5, 2, 2, 8, BLOCK, 1, 1, 1, PK_BFLOAT16, 6};
+	struct pages p;
+	struct why why = {0};
+	uint64_t chain[CHUNK];
+	(void)state;
+	chain_make(chain);
+	assert_int_equal(km_groups(&full, KV_NL_X_TWO_NB_BS_NH_HS), 1);
+	assert_int_equal(km_groups(&hybrid, KV_NB_NL_TWO_BS_NH_HS), 1);    /* one tensor for all layers */
+	assert_int_equal(km_groups(&hybrid, KV_TWO_X_NL_X_NBBS_NH_HS), 1); /* not vLLM's */
+	assert_int_equal(km_groups(&hybrid, KV_NL_X_NB_TWO_NH_BS_HS), 2);
+	assert_int_equal(km_place_init(&p.place, &hybrid, KV_NL_X_NB_TWO_NH_BS_HS, BLOCK, BLOCKS, &why), 0);
+	for (uint32_t i = 0; i < p.place.ntensors; i++)
+		p.bases[i] = calloc(1, p.place.tensor_bytes);
+	struct km_place even = km_group(&p.place, 0), odd = km_group(&p.place, 1);
+	km_write(&even, p.bases, 2, chain, 0);
+	km_write(&odd, p.bases, 5, chain, 0);
+	assert_int_equal(km_check(&even, p.bases, 2, chain, 0), 0);
+	assert_int_equal(km_check(&odd, p.bases, 5, chain, 0), 0);
+	assert_int_equal(km_check(&p.place, p.bases, 2, chain, 0),
+			 2 * 2 * BLOCK * 2); /* layers 1 and 3 are elsewhere */
+	assert_int_equal(km_check(&p.place, p.bases, 5, chain, 0), 2 * 3 * BLOCK * 2); /* 0, 2 and 4 */
+	pages_free(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -214,6 +240,7 @@ int main(void)
 		cmocka_unit_test(t04_poison),
 		cmocka_unit_test(t05_refused),
 		cmocka_unit_test(t06_real_models),
+		cmocka_unit_test(t07_groups),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
