@@ -167,6 +167,18 @@ static void test_05_a_file_commands_as_well(void **state)
 	peer_end(&p, 0);
 }
 
+static long memory_files(void)
+{
+	char command[200], text[32] = "";
+	FILE *f;
+
+	snprintf(command, sizeof(command), "ls %s | grep -c memory", fake_dir);
+	f = popen(command, "r");
+	assert_non_null(fgets(text, sizeof(text), f));
+	pclose(f);
+	return strtol(text, NULL, 10);
+}
+
 static void test_06_the_report_tells_of_every_process(void **state)
 {
 	struct peer p = peer_start("holder");
@@ -181,7 +193,9 @@ static void test_06_the_report_tells_of_every_process(void **state)
 	assert_int_equal(fake_count("contexts", p.pid), 1);
 	assert_int_equal(fake_count("contexts", getpid()), 1);
 	assert_int_equal(fake_count("allocations", getpid()), 0);
-	peer_end(&p, 0); /* ends in order: nothing stays */
+	assert_int_equal(memory_files(), 1);
+	peer_end(&p, 0); /* ends in order: nothing stays, also before the next one looks */
+	assert_int_equal(memory_files(), 0);
 	assert_int_equal(fake_count("contexts", p.pid), -1);
 	assert_int_equal(fake_count("memories", 0), 0);
 	assert_int_equal(fake_count("ipc_events", 0), 0);
@@ -189,9 +203,7 @@ static void test_06_the_report_tells_of_every_process(void **state)
 
 static void test_07_the_killed_leave_nothing(void **state)
 {
-	char command[200], text[32] = "";
 	size_t room, total;
-	FILE *f;
 
 	(void)state;
 	setenv("HOLDER_BUSY", "1", 1);
@@ -208,11 +220,7 @@ static void test_07_the_killed_leave_nothing(void **state)
 	assert_int_equal(fake_count("ipc_events", 0), 0);
 	assert_int_equal(cu.cuMemGetInfo(&room, &total), 0);
 	assert_int_equal(room, total);
-	snprintf(command, sizeof(command), "ls %s | grep -c memory", fake_dir);
-	f = popen(command, "r");
-	assert_non_null(fgets(text, sizeof(text), f));
-	pclose(f);
-	assert_int_equal(strtol(text, NULL, 10), 0);
+	assert_int_equal(memory_files(), 0);
 }
 
 /* As another machine: the settings are those of whoever makes it. */

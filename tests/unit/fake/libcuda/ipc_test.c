@@ -231,6 +231,10 @@ static void test_05_an_import_outlives_its_exporter(void **state)
 
 	(void)state;
 	fake_fill(want, MB, 42);
+	kill(other.pid, SIGKILL);
+	fake_sleep_ms(50);
+	/* Dead, though nobody has waited for it. */
+	assert_int_equal(cu.cuIpcOpenMemHandle(&q, offer.small, 1), CUDA_ERROR_INVALID_HANDLE);
 	kill_peer();
 	assert_int_equal(cu.cuMemcpyDtoH(got, p, MB), 0);
 	assert_memory_equal(got, want, MB);
@@ -281,6 +285,7 @@ static void test_07_an_event_must_live_until_it_is_opened(void **state)
 	assert_int_equal(cu.cuIpcOpenEventHandle(&e, offer.event), 0);
 	assert_int_equal(peer_ask(&other, 'd', 0), 0);
 	assert_int_equal(cu.cuEventQuery(e), 0); /* opened in time */
+	assert_int_equal(cu.cuIpcOpenEventHandle(&mine, offer.event), CUDA_ERROR_INVALID_HANDLE);
 	assert_int_equal(cu.cuEventDestroy(e), 0);
 	assert_int_equal(cu.cuIpcOpenEventHandle(&e, offer.event), CUDA_ERROR_INVALID_HANDLE);
 	assert_int_equal(cu.cuEventCreate(&mine, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING), 0);
@@ -335,6 +340,7 @@ static void test_10_a_reset_gives_up_waiting(void **state)
 	assert_int_equal(cu.cuStreamCreate(&s, CU_STREAM_NON_BLOCKING), 0);
 	assert_int_equal(cu.cuStreamWaitValue64(s, p + 8, 1, CU_STREAM_WAIT_VALUE_GEQ), 0);
 	assert_int_equal(cu.cuMemsetD8Async(p + 16, 1, 8, s), 0);
+	fake_sleep_ms(20); /* it waits by now */
 	assert_int_equal(cu.cuDevicePrimaryCtxReset(0), 0);
 	assert_int_equal(fake_count("imports", getpid()), 0);
 	assert_int_equal(fake_count("streams", getpid()), 0);
