@@ -12,14 +12,15 @@
 
 #include <errno.h>
 
-#define CAL_NS      150000000u
-#define CAL_BYTES   (32u << 20)  /* per timed copy, about */
-#define CAL_OBJECT  (256u << 20) /* larger ones are not measured: pinned memory costs too much */
-#define CAL_CHUNKS  8u
-#define CAL_RUNS    3u
-#define CAL_SLOW_NS 20000000u /* copies that take longer are timed once */
-#define CAL_OPS     4096u     /* more single copies per chunk are out of the question */
-#define GOOD_ENOUGH 0.97      /* of the best, for a way that costs the engine less */
+#define CAL_NS       150000000u
+#define CAL_BYTES    (32u << 20)  /* per timed copy, about */
+#define CAL_OBJECT   (256u << 20) /* larger ones are not measured: pinned memory costs too much */
+#define CAL_CHUNKS   8u
+#define CAL_RUNS     3u
+#define CAL_SLOW_NS  20000000u /* copies that take longer are timed once */
+#define CAL_OPS      4096u     /* more single copies per chunk are out of the question */
+#define FIRST_BLOCKS 16u
+#define GOOD_ENOUGH  0.97 /* of the best, for a way that costs the engine less */
 
 struct trial {
 	struct engine_tables *t;
@@ -256,7 +257,7 @@ static int64_t once(struct trial *x)
 	return x->job->rc ? x->job->rc : (int64_t)(clock_ns() - from);
 }
 
-/* GB/s; 0: not measured; negative: the context broke. */
+/* GB/s; 0: not measured. */
 static double speed(struct trial *x, enum gpu_path path, uint32_t blocks)
 {
 	int64_t best = 0;
@@ -270,7 +271,7 @@ static double speed(struct trial *x, enum gpu_path path, uint32_t blocks)
 			break;
 		ns = once(x);
 		if (ns < 0)
-			return x->track->broken ? -1 : 0;
+			return 0;
 		/* The first one warms up. */
 		if (i == 0 && ns < CAL_SLOW_NS)
 			continue;
@@ -315,29 +316,29 @@ static double limit(struct trial *x)
 	return done ? (double)done / (double)(clock_ns() - from) : 0;
 }
 
-/* The fewest thread blocks that are good enough. */
-static double staged_speed(struct trial *x, uint32_t *blocks)
+/* The fewest thread blocks that are good enough, around those tried first. */
+static int fewer_blocks(struct trial *x, struct measured *m)
 {
-	static const uint32_t tried[] = {32, 16, 8, 4};
-	uint32_t forced = x->t->copier->gpu->door->conf.blocks;
-	double best = 0, chosen = 0;
+	static const uint32_t fewer[] = {8, 4, 2};
+	double first = m->gbps[GPU_STAGED], s;
+	uint32_t i;
 
-	*blocks = forced ? forced : COPY_BLOCKS;
-	if (forced)
-		return speed(x, GPU_STAGED, forced);
-	for (uint32_t i = 0; i < sizeof(tried) / sizeof(tried[0]); i++) {
-		double s = speed(x, GPU_STAGED, tried[i]);
-
-		if (s < 0)
-			return s;
-		if (s > best)
-			best = s;
-		if (s < GOOD_ENOUGH * best || s == 0)
+	for (i = 0; i < sizeof(fewer) / sizeof(fewer[0]); i++) {
+		s = speed(x, GPU_STAGED, fewer[i]);
+		if (s < GOOD_ENOUGH * first)
 			break;
-		chosen = s;
-		*blocks = tried[i];
+		m->blocks = fewer[i];
+		m->gbps[GPU_STAGED] = s;
+		first = s > first ? s : first;
 	}
-	return chosen;
+	if (i == 0) {
+		s = speed(x, GPU_STAGED, 2 * FIRST_BLOCKS);
+		if (s * GOOD_ENOUGH > first) {
+			m->blocks = 2 * FIRST_BLOCKS;
+			m->gbps[GPU_STAGED] = s;
+		}
+	}
+	return x->track->broken;
 }
 
 /* The cheapest for the engine first: single copies need no multiprocessor and no staging, batched ones no more than that. */
@@ -358,9 +359,11 @@ static void choose(struct measured *m)
 static int measure(struct trial *x, struct measured *m)
 {
 	struct copier *c = x->t->copier;
+	uint32_t forced = c->gpu->door->conf.blocks;
 
 	if (track_staging(x->track) == 0) {
-		m->gbps[GPU_STAGED] = staged_speed(x, &m->blocks);
+		m->blocks = forced ? forced : FIRST_BLOCKS;
+		m->gbps[GPU_STAGED] = speed(x, GPU_STAGED, m->blocks);
 		m->limit_gbps = limit(x);
 	}
 	if (copies_per_chunk(x, false) <= CAL_OPS)
@@ -371,6 +374,8 @@ static int measure(struct trial *x, struct measured *m)
 			m->gbps[GPU_BATCH] = 0;
 	}
 	choose(m);
+	if (m->path == GPU_STAGED && !forced)
+		return fewer_blocks(x, m);
 	return x->track->broken;
 }
 

@@ -127,6 +127,7 @@ struct rig_engine {
 	uint32_t nkv, ntensors, nengine;
 	uint64_t null_groups; /* bits: every third block of these engine groups is null_id */
 	uint32_t null_id;
+	const char *fault; /* told to the machine before the copier makes its part; NULL */
 	struct kv_layout *host, *device;
 	CUdeviceptr pages[RIG_MODELS * 2 * REF_MAX_LAYERS];
 	uint8_t *bytes[RIG_MODELS * 2 * REF_MAX_LAYERS]; /* of host tensors */
@@ -203,6 +204,8 @@ static inline int rig_engine_try(struct rig_engine *x, struct kv_layout_in in, s
 	x->e.gpu = x->r->gpu;
 	x->e.layout = x->device;
 	rc = events_create(x->r->gpu, &x->e.events, why);
+	if (x->fault)
+		ok(x->r->control(x->fault));
 	if (!rc)
 		rc = copier_engine(x->r->copier, &x->e, why);
 	return rc;
