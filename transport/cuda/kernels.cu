@@ -8,7 +8,7 @@
 #define EACH  (KERNEL_PIECE_WORDS / LANES)
 
 /* Words, not bytes, where nothing else is said. */
-struct shape {
+struct block_shape {
 	kabi_u32 blocks, pieces; /* per chunk; per block */
 	kabi_u32 block_words, row_words;
 	kabi_u64 block_bytes, plane_bytes; /* in the object */
@@ -32,7 +32,7 @@ INLINE kabi_u64 load_u64(kabi_u64 at)
 	return w.v[0] | (kabi_u64)w.v[1] << 32;
 }
 
-INLINE kabi_u64 in_page(const struct kernel_args *a, const struct shape *s, const struct block_at *b, kabi_u32 w,
+INLINE kabi_u64 in_page(const struct kernel_args *a, const struct block_shape *s, const struct block_at *b, kabi_u32 w,
 			kabi_u32 word)
 {
 	kabi_u32 row, token;
@@ -45,8 +45,8 @@ INLINE kabi_u64 in_page(const struct kernel_args *a, const struct shape *s, cons
 	       (kabi_u64)(w - row * s->row_words) * word;
 }
 
-INLINE void move_piece(const struct kernel_args *a, const struct shape *s, const struct block_at *b, kabi_u32 first,
-		       kabi_u32 scatter, kabi_u32 word)
+INLINE void move_piece(const struct kernel_args *a, const struct block_shape *s, const struct block_at *b,
+		       kabi_u32 first, kabi_u32 scatter, kabi_u32 word)
 {
 	struct kernel_word v[EACH];
 	kabi_u32 i, w;
@@ -67,8 +67,8 @@ INLINE void move_piece(const struct kernel_args *a, const struct shape *s, const
 	}
 }
 
-INLINE struct block_at find_block(const struct kernel_args *a, const struct shape *s, kabi_u32 chunk, kabi_u32 plane,
-				  kabi_u32 block, kabi_u32 id)
+INLINE struct block_at find_block(const struct kernel_args *a, const struct block_shape *s, kabi_u32 chunk,
+				  kabi_u32 plane, kabi_u32 block, kabi_u32 id)
 {
 	kabi_u64 p = a->plane + plane * sizeof(struct kernel_plane);
 	struct block_at b;
@@ -83,7 +83,7 @@ INLINE struct block_at find_block(const struct kernel_args *a, const struct shap
 	return b;
 }
 
-INLINE void move_item(const struct kernel_args *a, const struct shape *s, kabi_u32 item, kabi_u32 lane,
+INLINE void move_item(const struct kernel_args *a, const struct block_shape *s, kabi_u32 item, kabi_u32 lane,
 		      kabi_u32 scatter, kabi_u32 word)
 {
 	kabi_u32 piece = item % s->pieces, rest = item / s->pieces;
@@ -106,7 +106,7 @@ INLINE void move_item(const struct kernel_args *a, const struct shape *s, kabi_u
 
 INLINE void move_all(const struct kernel_args *a, kabi_u32 thread, kabi_u32 threads, kabi_u32 scatter, kabi_u32 word)
 {
-	struct shape s;
+	struct block_shape s;
 	kabi_u32 items, item;
 
 	s.blocks = a->chunk_tokens / a->block_tokens;
