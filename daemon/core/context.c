@@ -161,7 +161,7 @@ static struct ctx *find(struct ctx_registry *r, uint64_t id)
 /* One process, proven by its pid: then two connections of it are no two engines. */
 static bool same_process(const struct ctx *a, const struct ctx *b)
 {
-	return a->pidfd >= 0 && b->pidfd >= 0;
+	return a->pidfd >= 0 && b->pidfd >= 0 && a->pid == b->pid;
 }
 
 /* Needs LK_CONTEXTS. */

@@ -76,6 +76,7 @@ struct ctx {
 	uint32_t ndim;
 	/* liveness */
 	int pidfd;            /* -1: judged by PING age */
+	uint32_t pid;         /* whose */
 	_Atomic bool watched; /* the main thread hears of its end */
 	_Atomic uint64_t last_seen_ms;
 	_Atomic bool pinged;

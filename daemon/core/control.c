@@ -9,7 +9,6 @@
 #include "daemon/base/log.h"
 #include "daemon/base/mem.h"
 #include "daemon/core/peer.h"
-#include "transport/wire/msgpack.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -261,30 +260,6 @@ static void drop(struct control *c, struct task *t, const char *reason)
 
 /* ---- dispatch -------------------------------------------------------------------------------------------------- */
 
-/* Finds the token array inside a key frame without decoding it. */
-static bool find_tokens(struct slice key, const uint8_t **raw, uint32_t *count)
-{
-	struct mp_in in = mp_in(key);
-	struct slice name;
-	uint32_t n;
-
-	if (!mp_map(&in, 64, &n))
-		return false;
-	for (uint32_t i = 0; i < n; i++) {
-		if (!mp_str(&in, 64, &name))
-			return false;
-		if (slice_is(name, "token_ids")) {
-			if (!mp_array(&in, WIRE_MAX_TOKENS, count))
-				return false;
-			*raw = in.p;
-			return true;
-		}
-		if (!mp_skip(&in))
-			return false;
-	}
-	return false;
-}
-
 /* Little new to decode and hash, and nothing to copy. The walk done here is reused by the decoder. */
 static bool cheap(struct control *c, const struct task *t)
 {
@@ -300,7 +275,7 @@ static bool cheap(struct control *c, const struct task *t)
 		return false; /* bytes in messages are copied by a worker */
 	if (t->nframes == 0 || t->frames[0].n <= INLINE_BYTES)
 		return true;
-	if (!find_tokens(t->frames[0], &raw, &count))
+	if (!key_find_tokens(t->frames[0], &raw, &count))
 		return true; /* malformed: the decoder stops there, too */
 	avail = t->frames[0].n - (size_t)(raw - (const uint8_t *)t->frames[0].p);
 	if (avail - prefix_probe(c->exec->walk, raw, avail, count) <= INLINE_BYTES)
@@ -395,6 +370,9 @@ static void dispatch(struct control *c, struct task *t)
 	t->wait_job = 0;
 	atomic_store_explicit(&t->parts_done, 0, memory_order_relaxed);
 	t->registered_instance = 0;
+	t->from[0] = '\0';
+	if (t->def->op == WIRE_REGISTER_KV_CACHE)
+		liveness_origin(&t->uid, t->from);
 	note_seen(c, p, t->def->op);
 	if (t->lane == LANE_CONTROL || (p->pending[t->lane] == 0 && cheap(c, t))) {
 		task_run(c->exec, t);

@@ -29,11 +29,12 @@
 #include <stdint.h>
 #include <zmq.h>
 
-#define MAX_THREADS 128u
-#define MAX_ADMIT   4u /* threads that register engines with GPU memory about; else one */
-#define WORKER_NONE UINT32_MAX
-#define TASKS       2048u /* requests in flight; beyond that the socket is not read */
-#define PARKED_MAX  1024u /* of them: WAITs that wait; more are answered as if their time was up */
+#define MAX_THREADS     128u
+#define MAX_ADMIT       4u /* threads that register engines with GPU memory about; else one */
+#define WORKER_NONE     UINT32_MAX
+#define TASKS           2048u /* requests in flight; beyond that the socket is not read */
+#define LIVENESS_ORIGIN 48u
+#define PARKED_MAX      1024u /* of them: WAITs that wait; more are answered as if their time was up */
 
 struct server;
 struct peer;
@@ -174,6 +175,7 @@ struct task {
 	wire_dialect_set candidates;  /* the peer's */
 	bool bound;                   /* the peer's dialect family is certain */
 	bool decoded;                 /* it fitted some dialect */
+	char from[LIVENESS_ORIGIN];   /* REGISTER_KV_CACHE: its connection */
 	node_id registered_node;      /* of that instance */
 	uint64_t registered_instance; /* set by registrations: the peer's PINGs count for it */
 	_Atomic uint32_t parts_done;  /* TASK_SENT, TASK_RELEASED when the reply goes early */
@@ -187,6 +189,8 @@ struct task {
 #define TASK_SENT     1u /* control has sent the reply */
 #define TASK_RELEASED 2u /* the worker no longer reads the frames */
 
+/* Finds the token array inside a key frame without decoding it. */
+bool key_find_tokens(struct slice key, const uint8_t **raw, uint32_t *count);
 /* Decodes and runs; fills task->has_reply/reply. On the control thread or a worker. */
 void task_run(struct exec *e, struct task *t);
 /* The answer of a task that waited. */
@@ -270,8 +274,11 @@ void state_save_dialects(struct server *srv, wire_dialect_set set);
 
 /* ---- liveness (liveness.c), main thread's epoll ------------------------------------------------------------------- */
 
-/* Opens a pidfd when the instance id is the pid of a local process that is really our client (before ctx_enter). */
-void liveness_open(struct server *srv, struct ctx *c);
+/* Opens a pidfd when the instance id is the pid of a local process that is really our client (before ctx_enter). An engine with GPU memory
+ * is also found by its connection, since a mapping keeps the memory of a dead process: `from` is the other end (liveness_origin), or "". */
+void liveness_open(struct server *srv, struct ctx *c, const char *from);
+/* The other end of the connection a message came by, as /proc/net/tcp writes it; "" unknown. Control thread. */
+void liveness_origin(zmq_msg_t *m, char out[LIVENESS_ORIGIN]);
 /* The process of a local client with that id, if it is proven; else 0. Any thread. */
 uint32_t liveness_pid(void *srv, uint64_t instance_id);
 /* Has the main thread wait for its end (after ctx_enter). */

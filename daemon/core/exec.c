@@ -64,6 +64,29 @@ void exec_destroy(struct exec *e)
 	mem_free(e);
 }
 
+bool key_find_tokens(struct slice key, const uint8_t **raw, uint32_t *count)
+{
+	struct mp_in in = mp_in(key);
+	struct slice name;
+	uint32_t n;
+
+	if (!mp_map(&in, 64, &n))
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		if (!mp_str(&in, 64, &name))
+			return false;
+		if (slice_is(name, "token_ids")) {
+			if (!mp_array(&in, WIRE_MAX_TOKENS, count))
+				return false;
+			*raw = in.p;
+			return true;
+		}
+		if (!mp_skip(&in))
+			return false;
+	}
+	return false;
+}
+
 static bool try_dialect(struct exec *e, struct task *t, enum wire_dialect d, struct wire_req *r, struct why *why)
 {
 	uint64_t number;

@@ -113,7 +113,7 @@ void locality_find(struct server *srv, struct ctx *c)
 	if (node_known(c->node)) {
 		c->node_source = CTX_NODE_PAGES;
 	} else if (c->pidfd >= 0) { /* proven to be a process of this machine */
-		c->node = node_of_cpus(srv->machine, (int)c->instance_id);
+		c->node = node_of_cpus(srv->machine, (int)c->pid);
 		c->node_source = node_known(c->node) ? CTX_NODE_CPUS : CTX_NODE_UNKNOWN;
 	}
 	c->home = locality_home(srv, c->node);

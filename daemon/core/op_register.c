@@ -53,7 +53,7 @@ static int enter(struct exec *e, struct ctx *c, const struct wire_req *r)
 	c->owner = e->owner;
 	c->created_ms = clock_ms();
 	ctx_seen(c, c->created_ms, false);
-	liveness_open(srv, c);
+	liveness_open(srv, c, e->task->from);
 	locality_find(srv, c);
 	atomic_fetch_add(&c->refs, 1); /* the table takes one, this function keeps one */
 	err = ctx_enter(srv->contexts, c, replace);

@@ -72,6 +72,7 @@ static void test_2_else_the_cpus_of_its_process(void **state)
 	locality_find(f.srv, c); /* its process is not proven to be ours */
 	assert_int_equal(c->node_source, CTX_NODE_UNKNOWN);
 	c->pidfd = open("/dev/null", O_RDONLY);
+	c->pid = (uint32_t)getpid();
 	assert_int_equal(cpus_of_thread(0, 0, &all), 0);
 	cpus_add(&one, (uint32_t)cpus_next(&all, 0));
 	assert_int_equal(cpus_pin_self(&one), 0);
