@@ -97,7 +97,7 @@ static int make_gpu_tensors(struct engine *e, struct eng_worker *w, struct regis
 			w->bases[i] = egpu_window_tensor(w->gpu, i);
 	}
 	if (!rc)
-		e->host = *egpu_window(w->gpu);
+		e->host = e->conf.window ? *egpu_window(w->gpu) : e->place; /* without one nobody looks */
 	return rc;
 }
 
