@@ -2,194 +2,9 @@
  * odd = the fields of a wrapper, as no pickle may ever have them. Whatever is imported must lie within the allocation, and nothing may be
  * left of it after. */
 #include "daemon/base/log.h"
-#include "transport/cuda/import_int.h"
-
-#include <stdlib.h>
-#include <string.h>
+#include "tests/unit/transport/cuda/any_handle.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define GPU_BYTES (UINT64_C(1) << 36)
-#define AT        UINT64_C(0x700000000000)
-
-static void must(bool ok)
-{
-	if (!ok)
-		abort();
-}
-
-/* ---- the driver: one allocation at a time, of the size that the last bytes of its handle say ------------------------------------------ */
-
-static struct {
-	uint64_t bytes, opens, closes, contexts, events, reserved, handles, maps;
-} dev;
-
-static CUresult retain(CUcontext *ctx, CUdevice d)
-{
-	(void)d;
-	*ctx = (CUcontext)&dev;
-	dev.contexts++;
-	return CUDA_SUCCESS;
-}
-
-static CUresult release(CUdevice d)
-{
-	(void)d;
-	dev.contexts--;
-	return CUDA_SUCCESS;
-}
-
-static CUresult set_current(CUcontext ctx)
-{
-	(void)ctx;
-	return CUDA_SUCCESS;
-}
-
-static CUresult info(size_t *f, size_t *t)
-{
-	*f = *t = GPU_BYTES;
-	return CUDA_SUCCESS;
-}
-
-static void size_by(const void *handle)
-{
-	uint32_t n;
-
-	memcpy(&n, (const char *)handle + 60, sizeof(n));
-	dev.bytes = ((uint64_t)n % (GPU_BYTES >> 12) + 1) << 12;
-}
-
-static CUresult ipc_open(CUdeviceptr *p, CUipcMemHandle h, unsigned flags)
-{
-	must(flags == CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS && dev.opens == dev.closes);
-	if (h.reserved[0] == 'x')
-		return CUDA_ERROR_UNKNOWN;
-	size_by(&h);
-	dev.opens++;
-	*p = AT;
-	return CUDA_SUCCESS;
-}
-
-static CUresult ipc_close(CUdeviceptr p)
-{
-	must(p == AT && dev.opens == dev.closes + 1);
-	dev.closes++;
-	return CUDA_SUCCESS;
-}
-
-static CUresult range(CUdeviceptr *base, size_t *bytes, CUdeviceptr p)
-{
-	must(p == AT);
-	*base = AT;
-	*bytes = dev.bytes;
-	return CUDA_SUCCESS;
-}
-
-static CUresult event_open(CUevent *e, CUipcEventHandle h)
-{
-	if (h.reserved[0] & 1)
-		return CUDA_ERROR_INVALID_HANDLE;
-	*e = (CUevent)&dev;
-	dev.events++;
-	return CUDA_SUCCESS;
-}
-
-static CUresult event_query(CUevent e)
-{
-	(void)e;
-	return CUDA_SUCCESS;
-}
-
-static CUresult event_close(CUevent e)
-{
-	(void)e;
-	dev.events--;
-	return CUDA_SUCCESS;
-}
-
-static CUresult reserve(CUdeviceptr *p, size_t bytes, size_t align, CUdeviceptr at, unsigned long long flags)
-{
-	(void)align, (void)at, (void)flags;
-	must(bytes <= GPU_BYTES);
-	if (!bytes || bytes % 4096)
-		return CUDA_ERROR_INVALID_VALUE;
-	*p = AT;
-	dev.reserved++;
-	return CUDA_SUCCESS;
-}
-
-static CUresult unreserve(CUdeviceptr p, size_t bytes)
-{
-	must(p == AT && bytes);
-	dev.reserved--;
-	return CUDA_SUCCESS;
-}
-
-static CUresult import(CUmemGenericAllocationHandle *h, void *in, CUmemAllocationHandleType type)
-{
-	must(type == CU_MEM_HANDLE_TYPE_FABRIC); /* nobody's process is known */
-	size_by(in);
-	*h = 1;
-	dev.handles++;
-	return CUDA_SUCCESS;
-}
-
-static CUresult release_handle(CUmemGenericAllocationHandle h)
-{
-	must(h == 1);
-	dev.handles--;
-	return CUDA_SUCCESS;
-}
-
-static CUresult map(CUdeviceptr p, size_t bytes, size_t offset, CUmemGenericAllocationHandle h,
-		    unsigned long long flags)
-{
-	must(p == AT && offset == 0 && h == 1 && flags == 0);
-	if (bytes != dev.bytes)
-		return CUDA_ERROR_INVALID_VALUE;
-	dev.maps++;
-	return CUDA_SUCCESS;
-}
-
-static CUresult unmap(CUdeviceptr p, size_t bytes)
-{
-	must(p == AT && bytes == dev.bytes);
-	dev.maps--;
-	return CUDA_SUCCESS;
-}
-
-static CUresult access_(CUdeviceptr p, size_t bytes, const CUmemAccessDesc *who, size_t n)
-{
-	(void)p, (void)bytes, (void)who, (void)n;
-	return CUDA_SUCCESS;
-}
-
-static CUresult name_of(CUresult rc, const char **name)
-{
-	*name = rc ? "CUDA_ERROR" : "CUDA_SUCCESS";
-	return CUDA_SUCCESS;
-}
-
-static const struct cuda_driver cu = {
-	.cuGetErrorName = name_of,
-	.cuDevicePrimaryCtxRetain = retain,
-	.cuDevicePrimaryCtxRelease = release,
-	.cuCtxSetCurrent = set_current,
-	.cuMemGetInfo = info,
-	.cuIpcOpenMemHandle = ipc_open,
-	.cuIpcCloseMemHandle = ipc_close,
-	.cuMemGetAddressRange = range,
-	.cuIpcOpenEventHandle = event_open,
-	.cuEventQuery = event_query,
-	.cuEventDestroy = event_close,
-	.cuMemAddressReserve = reserve,
-	.cuMemAddressFree = unreserve,
-	.cuMemImportFromShareableHandle = import,
-	.cuMemRelease = release_handle,
-	.cuMemMap = map,
-	.cuMemUnmap = unmap,
-	.cuMemSetAccess = access_,
-};
 
 /* ---- one import ---------------------------------------------------------------------------------------------------------------------------- */
 
@@ -211,14 +26,10 @@ static void within(const struct pk_wrapper *w, const struct gpu_view *v)
 
 static void try_import(struct gpu_door *d, const struct pk_wrapper *w)
 {
-	struct gpu *g = &d->gpu[0];
-	size_t n = w->device_uuid.n < sizeof(g->facts.uuid) - 1 ? w->device_uuid.n : sizeof(g->facts.uuid) - 1;
 	struct gpu_view *v = NULL, *again = NULL;
 	struct why why = {0};
 
-	memset(g->facts.uuid, 0, sizeof(g->facts.uuid));
-	if (n)
-		memcpy(g->facts.uuid, w->device_uuid.p, n);
+	any_handle_name(d, w->device_uuid);
 	if (gpu_import(d, w, 0, &v, &why) == 0) {
 		within(w, v);
 		must(gpu_import(d, w, 0, &again, NULL) == 0 && gpu_view_address(again) == gpu_view_address(v));
@@ -227,8 +38,7 @@ static void try_import(struct gpu_door *d, const struct pk_wrapper *w)
 	} else {
 		must(!v && why.err < 0 && why.text[0] && memchr(why.text, '\0', sizeof(why.text)));
 	}
-	must(g->users == 0 && dev.contexts == 0 && dev.opens == dev.closes);
-	must(!dev.events && !dev.reserved && !dev.handles && !dev.maps);
+	any_handle_nothing_left(d);
 }
 
 static void from_fields(struct gpu_door *d, const uint8_t *p, size_t n)
@@ -267,13 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct pk_wrapper w;
 
 	if (!mem) {
-		d = calloc(1, sizeof(*d));
-		must(d && pk_mem_create(&mem) == 0);
-		d->cu = &cu;
-		d->ngpus = 1;
-		d->gpu[0].door = d;
-		lk_init(&d->gpu[0].lk, LK_GPU);
-		d->gpu[0].facts = (struct gpu_facts){.bytes = GPU_BYTES, .vmm = true, .fabric = true};
+		d = any_handle_door();
+		must(pk_mem_create(&mem) == 0);
 		log_set_level(LOG_LVL_ERROR);
 	}
 	if (size == 0)
