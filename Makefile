@@ -106,6 +106,19 @@ $(call lib_of,$(1)): $(call objs_of,$(1))
 endef
 $(foreach m,$(MODULES),$(eval $(call module_rules,$(m))))
 
+# Device code by nvcc, for all GPUs it knows: `make fatbin` makes it, `make FATBIN=1` builds it into the daemon, which then takes the PTX
+# only where the driver does not take this.
+NVCC    ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
+KERNELS := $(BUILD)/kernels.fatbin
+$(KERNELS): transport/cuda/kernels.cu transport/cuda/kernel_device.h transport/cuda/kernel_abi.h
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)$(NVCC) -fatbin -arch=all-major -I. -o $@ $<
+fatbin: $(KERNELS)
+ifneq ($(FATBIN),)
+$(BUILD)/transport/cuda/kernels.o: $(KERNELS)
+$(BUILD)/transport/cuda/kernels.o: private LANG_CFLAGS += -DLMCA_FATBIN='"$(KERNELS)"'
+endif
+
 BIN := $(BUILD)/lmcache-appliance
 $(BIN): $(BUILD)/tools/main.o $(call libs_for,tools)
 	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -192,6 +205,7 @@ $(addprefix fuzz-run-,$(FUZZ_NAMES)): fuzz-run-%: $(BUILD)/fuzz/%
 	@echo "fuzz $*: clean, $$(sed -n 's/^stat::number_of_executed_units: *//p' $(BUILD)/fuzz/$*.log) inputs"
 
 # ---- what people type -----------------------------------------------------------------------------------------------
+.PHONY: ptx fatbin
 .PHONY: all deps run test lab run-lab gpu run-gpu bench san asan tsan fuzz lint fmt docs golden install uninstall clean help force \
         build-all build-tests run-tests run-bench $(addprefix fuzz-run-,$(FUZZ_NAMES))
 
@@ -265,6 +279,10 @@ docs: ## write the generated pages of docs/
 	@$(MAKE) $(addprefix doc-,$(DOC_NAMES))
 $(addprefix doc-,$(DOC_NAMES)): doc-%: $(BUILD)/gen/%_doc
 	@$< >docs/$*.md.new && mv docs/$*.md.new docs/$*.md
+
+ptx: ## translate the device code anew (clang 14, no CUDA toolkit): transport/cuda/kernels_ptx.inc
+	@tools/ptx.sh >transport/cuda/kernels_ptx.inc.new && mv transport/cuda/kernels_ptx.inc.new transport/cuda/kernels_ptx.inc || \
+	  { cat transport/cuda/kernels_ptx.inc.new; rm -f transport/cuda/kernels_ptx.inc.new; exit 1; }
 
 golden: ## rewrite the golden outputs of the unit tests (then review the difference)
 	@LMCA_UPDATE_GOLDEN=1 $(MAKE) run-tests T="daemon/conf numa/plan_golden numa/machine_test tools/numa_golden"

@@ -30,6 +30,7 @@ translate() {
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 translate >"$out"
+[ -s "$out" ] || exit 1
 if [ "${1:-}" = --check ]; then
 	cmp "$out" "$inc"
 else

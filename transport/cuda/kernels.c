@@ -1,4 +1,6 @@
-/* The device code as the driver takes it: PTX, which every driver translates for its GPUs. Made from kernels.cu by `make ptx`. */
+/* The device code as the driver takes it. PTX, made from kernels.cu by `make ptx`, which every driver translates for its GPUs; and, in
+ * builds with FATBIN=1, nvcc's code for the GPUs it knows, which is tried first.
+ */
 #include "transport/cuda/copy_int.h"
 
 #include <errno.h>
@@ -7,16 +9,33 @@ static const char ptx[] =
 #include "transport/cuda/kernels_ptx.inc"
 	;
 
+#ifdef LMCA_FATBIN
+__asm__(".section .rodata\n.balign 16\nlmca_fatbin:\n.incbin \"" LMCA_FATBIN "\"\n.balign 16\n.previous\n");
+extern const char lmca_fatbin[];
+#define FATBIN lmca_fatbin
+#else
+#define FATBIN NULL
+#endif
+
 const char *kernels_image(size_t *bytes)
 {
 	*bytes = sizeof(ptx);
 	return ptx;
 }
 
+static CUresult load(const struct cuda_driver *cu, CUmodule *m)
+{
+	const char *fatbin = FATBIN;
+
+	if (fatbin && !cu->cuModuleLoadDataEx(m, fatbin, 0, NULL, NULL))
+		return CUDA_SUCCESS;
+	return cu->cuModuleLoadDataEx(m, ptx, 0, NULL, NULL);
+}
+
 int kernels_load(struct gpu *g, struct kernels *k, struct why *why)
 {
 	const struct cuda_driver *cu = g->door->cu;
-	CUresult rc = cu->cuModuleLoadDataEx(&k->module, ptx, 0, NULL, NULL);
+	CUresult rc = load(cu, &k->module);
 
 	if (rc) {
 		k->module = NULL;
