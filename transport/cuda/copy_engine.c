@@ -275,7 +275,7 @@ int copier_create(struct gpu *g, struct copier **out, struct why *why)
 		int err = gpu_result(g, rc);
 
 		copier_destroy(c);
-		return why_set(why, err, "GPU %u: no streams: %s", g->index, cuda_error(c->cu, rc));
+		return why_set(why, err, "GPU %u: no streams: %s", g->index, cuda_error(g->door->cu, rc));
 	}
 	if (kernels_load(g, &c->kernels, &kernels))
 		log_warn("%s; pages are copied one by one", kernels.text);
