@@ -22,7 +22,7 @@
 #include <cmocka.h>
 
 #define LAYERS      2u
-#define BLOCKS      16u
+#define BLOCKS      32u
 #define BLOCK       16u /* tokens */
 #define CHUNK       64u
 #define CHUNKS      3u
@@ -30,6 +30,7 @@
 #define KV_BYTES    (4u << 20)
 #define OBJECT      (2u * LAYERS * CHUNK * 2 * 64 * 2)
 #define ARENA       (1u << 20)
+#define READ        (arena + ARENA / 2) /* retrieves have slots and blocks of their own: they may run beside stores */
 
 static char library[512], dir[64];
 static uint8_t *arena;
@@ -414,9 +415,9 @@ static int submit(struct served *s, struct job *j, bool store, const uint8_t *ev
 {
 	memset(j, 0, sizeof *j);
 	for (uint32_t i = 0; i < sizeof j->ids / sizeof j->ids[0]; i++)
-		j->ids[i] = BLOCKS - 1 - i;
+		j->ids[i] = (store ? BLOCKS : BLOCKS / 2) - 1 - i;
 	for (uint32_t i = 0; i < CHUNKS; i++)
-		j->slots[i] = arena + i * OBJECT;
+		j->slots[i] = (store ? arena : READ) + i * OBJECT;
 	j->blocks = (struct kv_blocks){j->ids, sizeof j->ids / sizeof j->ids[0]};
 	if (bytes)
 		memcpy(j->event, event, bytes);
@@ -449,10 +450,10 @@ static bool all_are(uint8_t value)
 	return true;
 }
 
-/* The last token's block is the one with the lowest id here. */
+/* Of what a retrieve writes: the last token's block is the one with the lowest id. */
 static uint32_t last_byte(void)
 {
-	return (BLOCKS - CHUNKS * CHUNK / BLOCK + 1) * BLOCK * 256 - 1;
+	return (BLOCKS / 2 - CHUNKS * CHUNK / BLOCK + 1) * BLOCK * 256 - 1;
 }
 
 /* ---- tests --------------------------------------------------------------------------------------------------------------------------- */
@@ -479,7 +480,7 @@ static void events_of_64_bytes(void **state)
 	assert_int_equal(atomic_load(&j.rc), 0);
 	assert_true(all_are(0x5a));
 	/* and the reply's event covers a retrieve: whoever waits for it finds the bytes */
-	memset(arena, 0x77, CHUNKS * OBJECT);
+	memset(READ, 0x77, CHUNKS * OBJECT);
 	control("slow gpu=0 latency_us=20000 pid=%d", getpid());
 	e = tell(&c, (struct told){.order = MAKE_EVENT});
 	assert_int_equal(submit(&s, &j, false, e.handle, GPU_EVENT), 0);
@@ -533,7 +534,7 @@ static void timelines(void **state)
 		struct told a = {.order = AWAIT, .n = GPU_TIMELINE};
 		bool store = i % 2;
 
-		memset(arena, store ? 0 : (int)i, CHUNKS * OBJECT);
+		memset(store ? arena : READ, store ? 0 : (int)i, CHUNKS * OBJECT);
 		timeline_handle(handle, t.handle, 4095 * 8, i);
 		assert_int_equal(submit(&s, &j, store, handle, GPU_TIMELINE), 0);
 		if (i < 4) {
@@ -550,7 +551,7 @@ static void timelines(void **state)
 		wait_for(&j.done);
 		assert_int_equal(atomic_load(&j.rc), 0);
 		if (store)
-			assert_true(all_are(i == 1 ? 0x21 : (uint8_t)(i - 1)));
+			assert_true(all_are(0x21));
 	}
 	timeline_handle(handle, t.handle, 4096 * 8, 1); /* not in it */
 	assert_int_equal(submit(&s, &j, true, handle, GPU_TIMELINE), 0);
@@ -714,9 +715,10 @@ static void every_call_fails(void **state)
 /* Our own streams stand still: the door closes in time and says what is left. It leaves what it must, so it is the last test. */
 static void stuck(void **state)
 {
-	struct gpu_door *d = door(GPU_DIRECT);
+	static struct gpu_door *left; /* what stays is still known, for leak checkers */
+	static struct served s;
+	struct gpu_door *d = left = door(GPU_DIRECT);
 	struct child c = start_engine();
-	struct served s;
 	uint64_t begin;
 	struct job j;
 
