@@ -223,6 +223,26 @@ static void test_07_the_killed_leave_nothing(void **state)
 	assert_int_equal(memory_files(), 0);
 }
 
+static int odd_memory(void)
+{
+	void *h = aligned_alloc(4096, 8192);
+	CUdeviceptr d = 0;
+
+	MUST(cuMemHostRegister(h, 8192, 0));
+	MUST(cuMemHostGetDevicePointer(&d, h, 0));
+	MUST(cuMemHostUnregister(h));
+	if (d != (uint64_t)(uintptr_t)h)
+		return 4;
+	free(h);
+	/* What breaks stays broken until the process ends. */
+	cu.control("fail * error=700 sticky=1");
+	if (cu.cuCtxSynchronize() != CUDA_ERROR_ILLEGAL_ADDRESS)
+		return 5;
+	MUST(cuDevicePrimaryCtxReset(0));
+	fake_context(0);
+	return cu.cuCtxSynchronize() == CUDA_ERROR_ILLEGAL_ADDRESS ? 0 : 6;
+}
+
 /* As another machine: the settings are those of whoever makes it. */
 static int run_odd(void)
 {
@@ -239,7 +259,9 @@ static int run_odd(void)
 		return 1;
 	if (cu.cuStreamWaitValue64(NULL, p, 0, 0) != CUDA_ERROR_NOT_SUPPORTED)
 		return 2;
-	return fake_function("cuMemcpyBatchAsync", 12080) ? 3 : 0; /* a driver of 12.4 */
+	if (fake_function("cuMemcpyBatchAsync", 12080)) /* a driver of 12.4 */
+		return 3;
+	return odd_memory();
 }
 
 static void test_08_a_machine_can_be_of_another_kind(void **state)
@@ -254,6 +276,8 @@ static void test_08_a_machine_can_be_of_another_kind(void **state)
 	setenv("LMCA_FAKE_CUDA_MIG", "1,2", 1);
 	setenv("LMCA_FAKE_CUDA_VERSION", "12040", 1);
 	setenv("LMCA_FAKE_CUDA_VALUE_OPS", "0", 1);
+	setenv("LMCA_FAKE_CUDA_HOST_SAME", "1", 1);
+	setenv("LMCA_FAKE_CUDA_PROCESS_STICKY", "1", 1);
 	setenv("CUDA_VISIBLE_DEVICES", "2,GPU-6c6d6361-2d74-6573-742d-677075400000,nonsense,0", 1);
 	p = peer_start("odd");
 	peer_end(&p, 0);
@@ -261,6 +285,8 @@ static void test_08_a_machine_can_be_of_another_kind(void **state)
 	unsetenv("LMCA_FAKE_CUDA_MIG");
 	unsetenv("LMCA_FAKE_CUDA_VERSION");
 	unsetenv("LMCA_FAKE_CUDA_VALUE_OPS");
+	unsetenv("LMCA_FAKE_CUDA_HOST_SAME");
+	unsetenv("LMCA_FAKE_CUDA_PROCESS_STICKY");
 	unsetenv("CUDA_VISIBLE_DEVICES");
 	setenv("LMCA_FAKE_CUDA_DIR", fake_dir, 1);
 	snprintf(command, sizeof(command), "rm -rf %s", dir);

@@ -43,6 +43,7 @@ static void offer_vmm(struct offer *o)
 static int64_t answer(struct exporter *x, char command, uint64_t value)
 {
 	unsigned char b = 0;
+	char text[64];
 	CUdeviceptr p;
 
 	switch (command) {
@@ -51,8 +52,7 @@ static int64_t answer(struct exporter *x, char command, uint64_t value)
 	case 'a': /* allocate again, most likely at the same address */
 		MUST(cuMemAlloc(&x->p, MB));
 		return cu.cuIpcGetMemHandle(&x->o.memory, x->p) || (peer_tell(&x->o.memory, 64), x->p != x->o.address);
-	case 'r': /* record behind `value` milliseconds of work */
-		cu.control("slow gpu=0 latency_us=0");
+	case 'r': /* write all of it, then record */
 		MUST(cuMemsetD8Async(x->p, (unsigned char)value, MB, x->s));
 		return cu.cuEventRecord(x->e, x->s);
 	case 'd':
@@ -64,8 +64,9 @@ static int64_t answer(struct exporter *x, char command, uint64_t value)
 		return cu.cuStreamWriteValue64(x->s, x->small + 8, value, 0);
 	case 'o': /* one's own handle */
 		return cu.cuIpcOpenMemHandle(&p, x->o.memory, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
-	case 's':
-		return cu.cuStreamSynchronize(x->s);
+	case 't': /* nothing of this process begins any more */
+		snprintf(text, sizeof(text), "stick gpu=0 pid=%d", (int)getpid());
+		return cu.control(text);
 	default:
 		return -1;
 	}
@@ -97,6 +98,49 @@ static int run_exporter(void)
 		peer_tell(&a, sizeof(a));
 	}
 	free(h);
+	return 0;
+}
+
+/* Of a process that was told to be as newer drivers are: the same address for the same handle, counted. */
+static int run_reopener(void)
+{
+	CUipcMemHandle h;
+	CUdeviceptr a = 0, b = 0;
+
+	if (!fd_read(3, &h, sizeof(h)))
+		return 1;
+	peer_context(0);
+	MUST(cuIpcOpenMemHandle(&a, h, 1));
+	MUST(cuIpcOpenMemHandle(&b, h, 1));
+	if (a != b)
+		return 2;
+	MUST(cuIpcCloseMemHandle(a));
+	MUST(cuMemsetD8(b, 1, MB));
+	MUST(cuIpcCloseMemHandle(b));
+	return cu.cuMemsetD8(b, 1, MB) == CUDA_ERROR_INVALID_VALUE ? 0 : 3;
+}
+
+/* Waits for an event and tells how long that lasts: at most 200 ms. */
+static int run_waiter(void)
+{
+	CUipcEventHandle h;
+	CUstream s;
+	CUevent e;
+	int64_t rc = 0;
+	uint64_t m[2];
+
+	if (!fd_read(3, &h, sizeof(h)))
+		return 1;
+	peer_context(0);
+	MUST(cuStreamCreate(&s, 1));
+	MUST(cuIpcOpenEventHandle(&e, h));
+	MUST(cuStreamWaitEvent(s, e, 0));
+	peer_tell(&rc, sizeof(rc));
+	if (!fd_read(3, m, sizeof(m)))
+		return 1;
+	fake_sleep_ms(200);
+	rc = cu.cuStreamQuery(s);
+	peer_tell(&rc, sizeof(rc));
 	return 0;
 }
 
@@ -347,6 +391,46 @@ static void test_10_a_reset_gives_up_waiting(void **state)
 	fake_context(0);
 }
 
+static void test_13_a_handle_can_be_opened_again_where_it_is_allowed(void **state)
+{
+	struct peer p;
+
+	(void)state;
+	setenv("LMCA_FAKE_CUDA_REOPEN", "1", 1);
+	p = peer_start("reopener");
+	unsetenv("LMCA_FAKE_CUDA_REOPEN");
+	fd_write(p.out, &offer.memory, sizeof(offer.memory));
+	peer_end(&p, 0);
+}
+
+/* On a machine where nobody reaches the records of the dead. */
+static void test_14_the_dead_can_be_waited_for_in_vain(void **state)
+{
+	char dir[160], command[200];
+	struct peer dead, waiter;
+	struct offer o;
+	int64_t rc = -1;
+
+	(void)state;
+	snprintf(dir, sizeof(dir), "%s/stuck", fake_dir);
+	setenv("LMCA_FAKE_CUDA_DIR", dir, 1);
+	setenv("LMCA_FAKE_CUDA_DEAD_STUCK", "1", 1);
+	dead = peer_start("exporter");
+	waiter = peer_start("waiter");
+	setenv("LMCA_FAKE_CUDA_DIR", fake_dir, 1);
+	unsetenv("LMCA_FAKE_CUDA_DEAD_STUCK");
+	peer_get(&dead, &o, sizeof(o));
+	assert_int_equal(peer_ask(&dead, 't', 0), 0);
+	assert_int_equal(peer_ask(&dead, 'r', 1), 0);
+	fd_write(waiter.out, &o.event, sizeof(o.event));
+	peer_get(&waiter, &rc, sizeof(rc));
+	peer_end(&dead, SIGKILL);
+	assert_int_equal(peer_ask(&waiter, 'q', 0), CUDA_ERROR_NOT_READY);
+	peer_end(&waiter, 0);
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	assert_int_equal(system(command), 0);
+}
+
 static int take_fd(pid_t pid, int fd)
 {
 	char path[64];
@@ -475,11 +559,15 @@ int main(int argc, char **argv)
 		TEST(test_10_a_reset_gives_up_waiting),
 		TEST(test_11_virtual_memory_travels_as_a_descriptor),
 		TEST(test_12_a_thousand_times_leaves_nothing),
+		TEST(test_13_a_handle_can_be_opened_again_where_it_is_allowed),
+		TEST(test_14_the_dead_can_be_waited_for_in_vain),
 	};
 	int rc;
 
 	if (argc > 1 && strcmp(argv[1], "exporter") == 0)
 		return run_exporter();
+	if (argc > 1)
+		return strcmp(argv[1], "waiter") == 0 ? run_waiter() : run_reopener();
 	fake_machine();
 	fake_load();
 	rc = cmocka_run_group_tests(tests, NULL, NULL);

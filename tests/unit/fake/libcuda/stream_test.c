@@ -144,12 +144,14 @@ static void test_04_the_default_stream_waits_for_the_others(void **state)
 	(void)state;
 	atomic_store(&stage, 0);
 	assert_int_equal(cu.cuMemAlloc(&p, 64), 0);
-	assert_int_equal(cu.control("slow gpu=0 latency_us=20000"), 0);
-	assert_int_equal(cu.cuMemsetD8Async(p, 7, 64, blocking), 0);
+	assert_int_equal(cu.control("slow gpu=0 latency_us=10000"), 0);
+	for (int i = 2; i <= 7; i++)
+		assert_int_equal(cu.cuMemsetD8Async(p, (unsigned char)i, 64, blocking), 0);
 	assert_int_equal(cu.cuLaunchHostFunc(apart, release_soon, NULL), 0);
 	assert_int_equal(cu.cuMemcpyDtoH(h, p, 64), 0); /* default stream */
 	assert_int_equal(h[0], 7);
-	assert_int_equal(cu.cuMemsetD8Async(p, 8, 64, NULL), 0);
+	for (int i = 3; i <= 8; i++)
+		assert_int_equal(cu.cuMemsetD8Async(p, (unsigned char)i, 64, NULL), 0);
 	assert_int_equal(cu.cuMemcpyDtoHAsync(h, p, 64, blocking), 0);
 	assert_int_equal(h[0], 8);
 	assert_int_equal(cu.cuCtxSynchronize(), 0);
