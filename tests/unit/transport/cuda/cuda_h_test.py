@@ -1,9 +1,7 @@
-#!/ usr / bin / python3
-""
-	"Our declarations of the driver (cuda_api.h, symbols.def) against NVIDIA's cuda.h, where one is installed.
+#!/usr/bin/python3
+"""Our declarations of the driver (cuda_api.h, symbols.def) against NVIDIA's cuda.h, where one is installed.
 
-	Values,
-	sizes and offsets : one program is written from what our header declares, and compiled with either header; both must print the
+Values, sizes and offsets: one program is written from what our header declares, and compiled with either header; both must print the
 same. Functions: each row of symbols.def must have the type that cudaTypedefs.h gives the function at that version.
 """
 import os
@@ -17,12 +15,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[4]
 API = ROOT / "transport/cuda/cuda_api.h"
 SYMBOLS = ROOT / "transport/cuda/symbols.def"
 CC = os.environ.get("CC", "cc")
-#What cuda.h calls enumerations is a plain integer of the same size with us.
+# What cuda.h calls enumerations is a plain integer of the same size with us.
 AS_NVIDIA = {
     "int option)": "CUmemAllocationGranularity_flags option)",
     "int *options": "CUjit_option *options",
 }
-#Names of newer headers for the structure that we mean.
+# Names of newer headers for the structure that we mean.
 OTHER_NAMES = {"CUDA_MEMCPY2D": "CUDA_MEMCPY2D_v2"}
 
 
@@ -130,7 +128,7 @@ def main():
                 wrong.append(f"{row[0]} {row[1]}: {text.strip().splitlines()[0] if text.strip() else 'refused'}")
         good &= report(3, not wrong and len(rows()) > 60, f"{len(rows())} functions have their types, at their versions",
                        "\n".join(wrong))
-#The comparison itself must be able to fail.
+        # The comparison itself must be able to fail.
         ok, _ = compiled(folder, "signature", signature_program("cuMemAlloc", "3020", "(CUdeviceptr *p, unsigned bytes)"),
                          ["-I", str(include)], run=False)
         good &= report(4, not ok, "a wrong type is noticed")
