@@ -212,14 +212,15 @@ struct worker {
 	pthread_cond_t wake;
 	struct task *head, **tail;
 	uint32_t depth;
-	bool stop, started;
+	bool stop, started, admits;
 	_Atomic uint64_t progress_ms;
-	_Atomic bool busy;
+	_Atomic bool busy, ended;
 	_Atomic int cpu;
 };
 
 int workers_start(struct server *srv, struct why *why);
-void workers_stop(struct server *srv);
+/* False: a registration has not come back after `ms`, its thread is left alone. */
+bool workers_stop(struct server *srv, uint32_t ms);
 /* Of the transfer workers planned on that node, or of all when none is, the one that serves the fewest engines[i]. */
 uint32_t worker_near(const struct server *srv, node_id node, const uint32_t *engines);
 void worker_submit(struct worker *w, struct task *t);

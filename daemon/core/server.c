@@ -251,8 +251,8 @@ static void stop(struct server *srv)
 	http_stop(srv->http);
 	l1_thread_stop(srv);
 	control_quiesce(srv);
-	workers_stop(srv);
-	drained = device_drain(srv, DRAIN_MS);
+	drained = workers_stop(srv, DRAIN_MS);
+	drained &= device_drain(srv, DRAIN_MS);
 	below_close(srv); /* it tells the sessions and the control thread's waiting requests */
 	if (!drained)
 		leave();

@@ -1,6 +1,7 @@
 /* worker.c - threads that hash, look up, copy and register. Transfers of one peer always go to the same worker, in order; its lookups to
  * another, so that a scheduler never waits behind a copy. Bounded by the number of tasks. */
 #include "daemon/base/clock.h"
+#include "daemon/base/log.h"
 #include "daemon/core/core_int.h"
 
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #define EARLY_CHUNKS 16u /* with more chunks to remember, the reply goes first: a second wake-up costs less */
 
@@ -50,6 +52,7 @@ static void *run(void *arg)
 		atomic_store_explicit(&w->progress_ms, clock_ms(), memory_order_relaxed);
 		control_complete(w->srv->control, t);
 	}
+	atomic_store(&w->ended, true);
 	return NULL;
 }
 
@@ -62,6 +65,7 @@ static int start_one(struct server *srv, struct worker *w, enum plan_role role, 
 
 	w->srv = srv;
 	w->tail = &w->head;
+	w->admits = strcmp(name, "admit") == 0;
 	w->node = place_node_of(srv, role, at);
 	w->progress_ms = clock_ms();
 	w->cpu = -1;
@@ -101,22 +105,38 @@ int workers_start(struct server *srv, struct why *why)
 	return err;
 }
 
-void workers_stop(struct server *srv)
+/* One that registers may be held up by a GPU for ever. */
+static bool ends(struct worker *w, uint64_t until_ms)
 {
+	lk_lock(&w->lk);
+	w->stop = true;
+	pthread_cond_signal(&w->wake);
+	lk_unlock(&w->lk);
+	while (w->admits && !atomic_load(&w->ended) && clock_ms() < until_ms)
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	return !w->admits || atomic_load(&w->ended);
+}
+
+bool workers_stop(struct server *srv, uint32_t ms)
+{
+	uint64_t until_ms = clock_ms() + ms;
+	bool all = true;
+
 	for (uint32_t i = 0; i < srv->ntransfer + srv->nlookup + srv->nadmit; i++) {
 		struct worker *w = &srv->worker[i];
 
-		if (w->started) {
-			lk_lock(&w->lk);
-			w->stop = true;
-			pthread_cond_signal(&w->wake);
-			lk_unlock(&w->lk);
-			pthread_join(w->thread, NULL);
-			w->started = false;
+		if (w->started && !ends(w, until_ms)) {
+			log_error("%s does not come back from a registration", w->name);
+			all = false;
+			continue;
 		}
+		if (w->started)
+			pthread_join(w->thread, NULL);
+		w->started = false;
 		exec_destroy(w->exec);
 		w->exec = NULL;
 	}
+	return all;
 }
 
 uint32_t worker_near(const struct server *srv, node_id node, const uint32_t *engines)

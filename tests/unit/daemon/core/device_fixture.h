@@ -247,7 +247,7 @@ static inline void gx_close(struct gx *g)
 	ctl_client_close(g->client);
 	atomic_store(&srv->stopping, true);
 	control_quiesce(srv);
-	workers_stop(srv);
+	assert_true(workers_stop(srv, WAIT_MS));
 	assert_true(device_drain(srv, WAIT_MS));
 	control_stop(srv);
 	exec_destroy(g->f.e);

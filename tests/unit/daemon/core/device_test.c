@@ -340,6 +340,7 @@ static void test_11_lost_context(void **state)
 
 static void test_12_stop(void **state)
 {
+	struct gpu_pages p;
 	struct server *srv;
 	struct wire_req req;
 	struct gx g;
@@ -353,7 +354,17 @@ static void test_12_stop(void **state)
 	UNTIL(fake_get(&fake_door->in_flight) == 1);
 	assert_false(device_drain(srv, 20)); /* as long as it does not answer */
 	FAKE_SET(deaf, false);
+	pages_open(&p, "1");
+	FAKE_SET(hang[1], true);
+	req = gx_registration(&p, INSTANCE + 1);
+	gx_send(&g, &req);
+	UNTIL(fake_get(&fake_door->hanging) == 1);
+	atomic_store(&srv->stopping, true);
+	control_quiesce(srv);
+	assert_false(workers_stop(srv, 20)); /* nor does it wait for that one */
+	FAKE_SET(hang[1], false);
 	gx_close(&g);
+	pages_close(&p);
 }
 
 /* ---- registration ------------------------------------------------------------------------------------------------------ */
@@ -447,6 +458,60 @@ static void test_14_out_of_memory(void **state)
 	gx_close(&g);
 }
 
+static struct ctl_client *another_client(struct gx *g)
+{
+	struct ctl_client *c;
+	struct why why = {0};
+	char url[64];
+
+	snprintf(url, sizeof(url), "tcp://127.0.0.1:%u", control_port(g->f.srv->control));
+	ok_or_fail(ctl_client_open(url, DIALECT, MAX_TOKENS, &c, &why), &why);
+	return c;
+}
+
+/* A GPU on which nobody can register holds up neither copies of others nor their registrations. */
+static void test_15_a_registration_that_hangs(void **state)
+{
+	struct ctl_client *first, *second[MAX_ADMIT - 1];
+	struct gpu_pages p, q;
+	struct wire_req req;
+	struct why why;
+	uint64_t uid, last;
+	struct gx g;
+	(void)state;
+
+	gx_open(&g);
+	pages_open(&p, "1");
+	pages_open(&q, "0");
+	first = g.client;
+	FAKE_SET(hang[1], true);
+	for (uint32_t i = 0; i + 1 < MAX_ADMIT; i++) {
+		second[i] = another_client(&g);
+		req = gx_registration(&p, INSTANCE + 1 + i);
+		ok_or_fail(ctl_send(second[i], &req, 0, &uid, &why), &why);
+		UNTIL(fake_get(&fake_door->hanging) == i + 1);
+	}
+	assert_true(gx_copy(&g, WIRE_STORE, "a", 8).flag); /* by the transfer worker */
+	UNTIL(stats(&g).readable == 8);
+	gx_register(&g, &q, INSTANCE + 100);
+	g.client = second[0]; /* what a peer sends behind its registration waits for it */
+	req = gx_request(&g, WIRE_STORE, "b", 8);
+	req.instance_id = INSTANCE + 1;
+	last = gx_send(&g, &req);
+	assert_true(gx_silent(&g, 50));
+	FAKE_SET(hang[1], false);
+	assert_int_equal(ctl_recv(g.client, WAIT_MS, &(struct ctl_reply){0}, &why), 0);
+	assert_true(gx_answer(&g, WIRE_STORE, last).flag);
+	UNTIL(stats(&g).readable == 16);
+	UNTIL(ctx_count(g.f.srv->contexts) == MAX_ADMIT + 1u);
+	g.client = first;
+	gx_close(&g);
+	for (uint32_t i = 0; i + 1 < MAX_ADMIT; i++)
+		ctl_client_close(second[i]);
+	pages_close(&p);
+	pages_close(&q);
+}
+
 /* ---- all at once ------------------------------------------------------------------------------------------------------- */
 
 #define ROUNDS 1500
@@ -501,7 +566,7 @@ static void one_request(struct gx *g, struct rnd *r)
 	}
 }
 
-static void test_15_all_at_once(void **state)
+static void test_16_all_at_once(void **state)
 {
 	struct rnd r = rnd_start("all at once");
 	pthread_t thread;
@@ -534,7 +599,8 @@ int main(void)
 		cmocka_unit_test(test_12_stop),
 		cmocka_unit_test(test_13_registrations_that_fail),
 		cmocka_unit_test(test_14_out_of_memory),
-		cmocka_unit_test(test_15_all_at_once),
+		cmocka_unit_test(test_15_a_registration_that_hangs),
+		cmocka_unit_test(test_16_all_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

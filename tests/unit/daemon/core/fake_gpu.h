@@ -44,6 +44,8 @@ struct gpu_door {
 	pthread_cond_t wake;
 	pthread_t thread;
 	bool stop, hold, deaf; /* hold: nothing is done; deaf: nothing is even queued */
+	bool hang[FAKE_GPUS];  /* no engine of it can be made for now */
+	uint32_t hanging;
 	int submit_error, start_error, done_error, import_error, engine_error;
 	int import_error_at; /* the n-th from now on, from 0 */
 	struct gpu_copy *inbox, **inbox_tail, *flight, **flight_tail;
@@ -306,6 +308,12 @@ int gpu_engine_create(struct gpu_door *d, const struct kv_layout *layout, struct
 			gpu_view_put(views[i]);
 		return err;
 	}
+	pthread_mutex_lock(&d->lk);
+	d->hanging++;
+	while (d->hang[views[0]->gpu])
+		pthread_cond_wait(&d->wake, &d->lk);
+	d->hanging--;
+	pthread_mutex_unlock(&d->lk);
 	e = calloc(1, sizeof(*e));
 	e->door = d;
 	e->layout = layout;
