@@ -155,7 +155,7 @@ $(FAKE_CUDA_ALL):
 # Its own tests load it by name and link nothing of ours.
 $(BUILD)/tests/unit/fake/%_test: $(BUILD)/tests/unit/fake/%_test.o | $(FAKE_CUDA)
 	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
-fake: $(FAKE_CUDA_ALL)
+fake: $(FAKE_CUDA_ALL) ## build the test driver, a CUDA driver without a GPU: build/tests/fake/libcuda.so.1; docs/gpu-testing.md
 .PHONY: fake
 
 # make unit M=transport/wire : build and run the unit tests of one module
