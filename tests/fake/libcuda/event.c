@@ -77,18 +77,24 @@ static struct event_state *state_make(uint32_t gpu)
 
 /* ---- of this process -------------------------------------------------------------------------------------------------------- */
 
+/* Opened twice in one process: there is one bit for both. */
+static bool open_elsewhere(const struct event *e)
+{
+	for (uint32_t i = 0; i < self.nhandles; i++)
+		if (self.handle[i].kind == OBJ_EVENT && self.handle[i].object != e &&
+		    ((struct event *)self.handle[i].object)->state_id == e->state_id)
+			return true;
+	return false;
+}
+
 static void unref(struct event *e)
 {
 	if (--e->refs)
 		return;
 	if (shared(e)) {
 		machine_lock();
-		if (e->state->id == e->state_id) {
-			if (!e->imported)
-				e->state->owner_started = 0;
-			/* Opened twice in one process it has one bit: the last one clears it. */
+		if (e->state->id == e->state_id && !open_elsewhere(e))
 			state_drop(e->state, self.slot);
-		}
 		machine_unlock();
 	}
 	free(e);

@@ -139,6 +139,8 @@ static int run_waiter(void)
 	if (!fd_read(3, m, sizeof(m)))
 		return 1;
 	fake_sleep_ms(200);
+	cu.control("reap");
+	fake_sleep_ms(20);
 	rc = cu.cuStreamQuery(s);
 	peer_tell(&rc, sizeof(rc));
 	return 0;
@@ -327,8 +329,11 @@ static void test_07_an_event_must_live_until_it_is_opened(void **state)
 
 	(void)state;
 	assert_int_equal(cu.cuIpcOpenEventHandle(&e, offer.event), 0);
+	assert_int_equal(cu.cuIpcOpenEventHandle(&mine, offer.event), 0); /* twice is no mistake */
+	assert_int_equal(cu.cuEventDestroy(mine), 0);
 	assert_int_equal(peer_ask(&other, 'd', 0), 0);
 	assert_int_equal(cu.cuEventQuery(e), 0); /* opened in time */
+	assert_int_equal(fake_count("ipc_events", 0), 1);
 	assert_int_equal(cu.cuIpcOpenEventHandle(&mine, offer.event), CUDA_ERROR_INVALID_HANDLE);
 	assert_int_equal(cu.cuEventDestroy(e), 0);
 	assert_int_equal(cu.cuIpcOpenEventHandle(&e, offer.event), CUDA_ERROR_INVALID_HANDLE);
