@@ -112,7 +112,7 @@ struct conf {
 	char *l1_pages;              /* "auto", "2m", "1g,2m,4k" */
 	enum conf_cuda cuda;
 	char *cuda_library;           /* NULL: libcuda.so.1 */
-	uint32_t gpu_staging_size_mb; /* 64 */
+	uint32_t gpu_staging_size_mb; /* 16 */
 	enum conf_gpu_path gpu_copy_path;
 	uint32_t gpu_blocks; /* 0 = measured */
 	/* Not options: what the two texts above say. */

@@ -52,7 +52,7 @@ struct gpu_conf {
 	const struct gpu_memory *memory;
 	uint32_t nmemory;
 	uint64_t
-		staging_bytes; /* of one staging slot on a GPU (there are two per direction); 0 = 64 MiB, at least one chunk */
+		staging_bytes; /* of one staging slot; an engine has two per direction in which kernels copy. 0 = 16 MiB; at least a plane of a chunk */
 	uint32_t
 		blocks; /* thread blocks of a kernel at most, so that the engine keeps its SMs; 0 = found by calibration */
 	enum gpu_path path;   /* forced (tests, operators) */
