@@ -209,6 +209,8 @@ static void drop_context(struct gpu *g)
 		rc = cu->cuDevicePrimaryCtxReset(g->device);
 		log_info("GPU %u: the broken CUDA context is gone; engines can register again", g->index);
 		atomic_store(&g->lost, false);
+	} else if (!rc) {
+		log_info("GPU %u is not in use any more: its CUDA context is given back", g->index);
 	}
 	if (rc)
 		log_warn("GPU %u: its CUDA context was not given back: %s", g->index, cuda_error(cu, rc));

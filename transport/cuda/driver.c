@@ -34,6 +34,21 @@ static int find_all(get_proc get, struct cuda_driver *cu, struct why *why)
 	return 0;
 }
 
+/* What an operator can do about the usual reasons. */
+static const char *remedy(CUresult rc)
+{
+	switch (rc) {
+	case CUDA_ERROR_SYSTEM_NOT_READY:
+		return ": is the fabric manager running?";
+	case CUDA_ERROR_SYSTEM_DRIVER_MISMATCH:
+		return ": the kernel module and libcuda are of different releases; load the module again, or restart";
+	case CUDA_ERROR_UNKNOWN:
+		return ": are the devices /dev/nvidia* there, nvidia-uvm too?";
+	default:
+		return "";
+	}
+}
+
 static int start(struct cuda_driver *cu, struct why *why)
 {
 	CUresult rc = cu->cuInit(0);
@@ -41,7 +56,7 @@ static int start(struct cuda_driver *cu, struct why *why)
 	if (rc == CUDA_ERROR_NO_DEVICE)
 		return why_set(why, -ENODEV, "the driver sees no GPU");
 	if (rc)
-		return why_set(why, -EIO, "cuInit: %s", cuda_error(cu, rc));
+		return why_set(why, -EIO, "cuInit: %s%s", cuda_error(cu, rc), remedy(rc));
 	rc = cu->cuDriverGetVersion(&cu->version);
 	return rc ? why_set(why, -EIO, "cuDriverGetVersion: %s", cuda_error(cu, rc)) : 0;
 }

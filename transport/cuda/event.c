@@ -71,6 +71,20 @@ static int make_idle(struct events *ev)
 	return rc;
 }
 
+/* Only isolated engines need them: a GPU that is full to the last megabyte still serves the others. */
+static int make_timelines(struct events *ev, struct why *why)
+{
+	struct why reason = {0};
+	int rc = timelines_create(ev->gpu, ev->side, &ev->timelines, &reason);
+
+	if (!rc)
+		return 0;
+	if (rc == -ENODEV)
+		return why_set(why, rc, "%s", reason.text);
+	log_warn("%s: an engine with --isolated-ipc would be refused", reason.text);
+	return 0;
+}
+
 int events_create(struct gpu *g, struct events **out, struct why *why)
 {
 	struct events *ev = mem_calloc(1, sizeof(*ev));
@@ -85,7 +99,7 @@ int events_create(struct gpu *g, struct events **out, struct why *why)
 	if (rc)
 		why_set(why, rc, "GPU %u: no events that another process can open", g->index);
 	else if (g->facts.timeline)
-		rc = timelines_create(g, ev->side, &ev->timelines, why);
+		rc = make_timelines(ev, why);
 	if (rc)
 		events_destroy(ev);
 	else
@@ -175,7 +189,9 @@ int events_open(struct events *ev, struct slice handle, struct event_wait *w)
 	if (handle.n == GPU_TIMELINE) {
 		err = ev->timelines ? timelines_open(ev->timelines, handle.p, w) : -EOPNOTSUPP;
 		w->open = !err;
-		return err ? refused(ev, ev->timelines ? "its timeline cannot be mapped" : "this GPU has no timelines",
+		return err ? refused(ev,
+				     ev->timelines ? "its timeline cannot be mapped"
+						   : "there is no timeline on this GPU",
 				     err)
 			   : 0;
 	}
