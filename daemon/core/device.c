@@ -190,6 +190,20 @@ static uint32_t wait_for_copies(struct device *dev, uint64_t until_ms)
 	return left;
 }
 
+/* What waits for its engine's event is given up soon after the engine is let go; else the stop would wait for engines. */
+static void let_go_all(struct server *srv)
+{
+	uint32_t n;
+	struct ctx **all = ctx_get_all(srv->contexts, &n);
+
+	for (uint32_t i = 0; all && i < n; i++) {
+		if (all[i]->gpu)
+			ctx_drop(srv->contexts, all[i]->instance_id, all[i]->owner);
+		ctx_put(srv->contexts, all[i]);
+	}
+	mem_free(all);
+}
+
 bool device_drain(struct server *srv, uint32_t ms)
 {
 	uint64_t until = clock_ms() + ms;
@@ -197,6 +211,7 @@ bool device_drain(struct server *srv, uint32_t ms)
 
 	if (!srv->device)
 		return true;
+	let_go_all(srv);
 	left = wait_for_copies(srv->device, until);
 	while (!left && leaving(srv) && clock_ms() < until)
 		pause_ms(1);

@@ -40,7 +40,7 @@ struct device_engines {
 
 /* As --cuda says: without a driver or a GPU there is no door, which is one line of the log, or an error when it is required. */
 int device_open(struct server *srv, struct why *why);
-/* The workers have ended: waits until no copy is under way and no engine is leaving. False: something still is after `ms`, and the memory
+/* The workers have ended: lets all engines go, so that what waits for their events is given up, and waits until no copy is under way and no engine is leaving. False: something still is after `ms`, and the memory
  * of L1 and whatever callbacks use must stay. */
 bool device_drain(struct server *srv, uint32_t ms);
 /* After the last context. False as above. */
