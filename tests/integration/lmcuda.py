@@ -438,14 +438,23 @@ def timeline_wait(gpu, stream, handle):
 
 
 class Gate:
-    """Holds a stream until open() is called: work that an engine has queued but that has not happened yet."""
+    """Holds a stream until open() is called or the block ends: work that an engine has queued but that has not happened yet."""
 
     def __init__(self, gpu):
         self.gpu, self.cu, self.memory, self.other = gpu, gpu.cu, Memory(gpu, 8), Stream(gpu)
         self.cu.cuMemsetD8Async(self.memory.ptr, 0, 8, self.other.h)
         self.other.wait()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.open()
+        self.held.wait()
+        self.close()
+
     def hold(self, stream):
+        self.held = stream
         self.gpu.current()
         self.cu.cuStreamWaitValue64(stream.h, self.memory.ptr, 1, 0)
 

@@ -251,6 +251,9 @@ class Tap:
                 print("# the daemon died with %s" % self._daemon.process.returncode)
                 for line in self._daemon.log()[-2500:].splitlines():
                     print("# log: " + line)
+            elif self._daemon is not None:
+                for line in [l for l in self._daemon.log().splitlines() if "LMCache INFO" not in l][-5:]:
+                    print("# log: " + line[:600])
             self._fresh()
         took = time.monotonic() - begin
         print("%s %d - %s%s%s" % (result, number, name, " (%.1f s)" % took if took > 1 else "", note), flush=True)

@@ -220,10 +220,7 @@ class GpuKV(KV):
             lmcuda.timeline_wait(self.gpu, self.stream, event)
             self.stream.wait(20 * SLOW)
             return
-        got = lmcuda.Event(self.gpu, event)
-        self.stream.wait_event(got)
-        self.stream.wait(20 * SLOW)
-        got.close()
+        wait_on(self.gpu, event)
 
     def settle(self, port):
         """Objects are readable, and locks are back, a moment after the event: when the server has seen it."""
@@ -239,6 +236,14 @@ class GpuKV(KV):
             time.sleep(0.01)
 
 
+def wait_on(gpu, event):
+    """The stream of that GPU waits for a server's event, and we for it."""
+    got = lmcuda.Event(gpu, event)
+    gpu.stream.wait_event(got)
+    gpu.stream.wait(20 * SLOW)
+    got.close()
+
+
 def copies_waiting(daemon):
     """Copies on the GPUs that are not finished."""
     return sum(g["copies"]["waiting"] + g["copies"]["in_flight"] for g in gpus(daemon))
@@ -247,6 +252,10 @@ def copies_waiting(daemon):
 def gpus(daemon):
     """What /status says of the GPUs."""
     return (daemon.status().get("gpu") or {}).get("gpus", [])
+
+
+def failed_copies(daemon):
+    return sum(g["copies"]["failed"] for g in gpus(daemon))
 
 
 def report(pid):
