@@ -151,7 +151,7 @@ $(BUILD)/tests/fake/plain/libcuda.so.1: $(patsubst %.c,$(BUILD)/fake-plain/%.o,$
 $(FAKE_CUDA): FAKE_SAN = $(SAN)
 $(FAKE_CUDA_ALL):
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) -shared -Wl,-soname,libcuda.so.1 $(FAKE_SAN) -pthread -o $@ $^
+	$(call say,LD,$@)$(CC) -shared -Wl,-soname,libcuda.so.1 -Wl,-z,nodelete $(FAKE_SAN) -pthread -o $@ $^
 # Its own tests load it by name and link nothing of ours.
 $(BUILD)/tests/unit/fake/%_test: $(BUILD)/tests/unit/fake/%_test.o | $(FAKE_CUDA)
 	$(call say,LD,$@)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)

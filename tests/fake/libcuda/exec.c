@@ -193,7 +193,7 @@ CUresult op_run(struct stream *s, struct op *op)
 		return run_set(op);
 	case OP_KERNEL:
 		atomic_fetch_add(&self.p->launches, 1);
-		rc = kernel_run(op);
+		rc = kernel_run(s->ctx, op);
 		if (rc)
 			atomic_fetch_add(&self.p->kernel_faults, 1);
 		return rc;

@@ -124,9 +124,9 @@ struct range {
 	struct context *ctx;
 	enum range_kind kind;
 	uint32_t refs;
-	uint32_t opens; /* IPC */
-	uint32_t gpu;
-	bool access, gone;
+	uint32_t opens;     /* IPC */
+	uint32_t gpu, gpus; /* where it lies; who may use it, virtual memory only: one bit each */
+	bool access, gone, portable;
 };
 
 struct context {
@@ -343,7 +343,7 @@ void events_repair(void);                  /* machine locked */
 void events_of_context(struct context *c); /* self.lk: lets them go */
 
 /* module.c */
-CUresult kernel_run(const struct op *op);
+CUresult kernel_run(struct context *c, const struct op *op);
 void modules_of_context(struct context *c); /* self.lk */
 
 /* fault.c */

@@ -24,6 +24,9 @@ enum pinned host_pinned(const void *p, uint64_t bytes)
 	for (uint32_t i = 0; i < self.npins && !found; i++) {
 		const struct pin *n = &self.pin[i];
 
+		/* Registered for one context only, it is like any memory for the others. */
+		if (n->ctx != current && !n->range->portable)
+			continue;
 		if (a >= n->p && a + bytes <= n->p + n->bytes)
 			found = PINNED;
 		else if (a < n->p + n->bytes && a + bytes > n->p)
@@ -71,6 +74,7 @@ static CUresult pin_add(char *p, uint64_t bytes, bool made, unsigned flags)
 	r->ctx = current;
 	r->access = true;
 	r->gpu = current->gpu;
+	r->portable = made || flags & CU_MEMHOSTREGISTER_PORTABLE;
 	self.pin[self.npins++] = (struct pin){from, n, r, current, made, flags};
 	atomic_fetch_add(&self.p->host_registrations, 1);
 	atomic_fetch_add(&self.p->host_bytes, (int64_t)n);

@@ -180,6 +180,14 @@ FAKE_API CUresult cuIpcGetMemHandle(CUipcMemHandle *out, CUdeviceptr p)
 	return rc;
 }
 
+static bool visible(uint32_t gpu)
+{
+	for (uint32_t i = 0; i < self.ndevices; i++)
+		if (self.visible[i] == gpu)
+			return true;
+	return false;
+}
+
 static CUresult open_handle(const struct memory_handle *h, CUdeviceptr *out)
 {
 	struct memory *mem;
@@ -204,6 +212,8 @@ static CUresult open_handle(const struct memory_handle *h, CUdeviceptr *out)
 	if (!mem || mem->owner != h->owner || mem->owner_started != h->owner_started ||
 	    !process_alive(mem->owner, mem->owner_started))
 		return CUDA_ERROR_INVALID_HANDLE; /* freed, or its process is gone */
+	if (!visible(mem->gpu))
+		return CUDA_ERROR_INVALID_DEVICE;
 	memory_hold(mem, self.slot);
 	rc = map_memory(mem, RANGE_IMPORT, &r);
 	if (rc) {

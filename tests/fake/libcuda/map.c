@@ -120,7 +120,7 @@ bool device_range(uint64_t va, uint64_t bytes)
 		struct range *r = range_at(va);
 		uint64_t n;
 
-		ok = r && r->access;
+		ok = r && r->access && (r->kind != RANGE_VMM || !current || r->gpus >> current->gpu & 1);
 		if (!ok)
 			break;
 		n = r->va + r->bytes - va;

@@ -225,10 +225,26 @@ FAKE_API CUresult cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, un
 
 /* What a kernel under way has touched: held until it is over. */
 struct touched {
+	struct context *ctx;
 	struct range *held, *more[64];
 	uint32_t n;
 	struct range host; /* pinned memory, at its own address */
 };
+
+/* Kernels reach memory of their own GPU, what was imported for it, what they were given access to, and the host's. */
+static bool reachable(const struct range *r, const struct context *c)
+{
+	switch (r->kind) {
+	case RANGE_VMM:
+		return r->gpus >> c->gpu & 1;
+	case RANGE_HOST:
+		return r->ctx == c || r->portable;
+	case RANGE_ALLOC:
+	case RANGE_IMPORT:
+		break;
+	}
+	return r->ctx == c;
+}
 
 static void *kernel_at(void *ctx, uint64_t address, uint32_t bytes, bool write)
 {
@@ -248,7 +264,7 @@ static void *kernel_at(void *ctx, uint64_t address, uint32_t bytes, bool write)
 			return host_made((void *)(uintptr_t)address, bytes) ? (void *)(uintptr_t)address : NULL;
 		if (!device_hold(address, &k, &r))
 			return NULL;
-		if (k < bytes) {
+		if (k < bytes || !reachable(r, t->ctx)) {
 			device_release(r);
 			return NULL;
 		}
@@ -260,9 +276,9 @@ static void *kernel_at(void *ctx, uint64_t address, uint32_t bytes, bool write)
 	return r->host + (address - r->va);
 }
 
-CUresult kernel_run(const struct op *op)
+CUresult kernel_run(struct context *c, const struct op *op)
 {
-	struct touched t = {.n = 0};
+	struct touched t = {.ctx = c};
 	struct kernel_args args;
 	uint64_t fault;
 

@@ -319,6 +319,16 @@ FAKE_API CUresult cuMemUnmap(CUdeviceptr p, size_t bytes)
 	return rc;
 }
 
+static void set_access(struct range *r, const CUmemAccessDesc *who, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint32_t bit = 1u << self.visible[who[i].location.id];
+
+		r->gpus = who[i].flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE ? r->gpus | bit : r->gpus & ~bit;
+	}
+	r->access = r->gpus != 0;
+}
+
 FAKE_API CUresult cuMemSetAccess(CUdeviceptr p, size_t bytes, const CUmemAccessDesc *who, size_t n)
 {
 	CUresult rc = enter("cuMemSetAccess");
@@ -340,7 +350,7 @@ FAKE_API CUresult cuMemSetAccess(CUdeviceptr p, size_t bytes, const CUmemAccessD
 			if (!r || r->kind != RANGE_VMM || r->va != at || at + r->bytes > p + bytes)
 				rc = CUDA_ERROR_INVALID_VALUE;
 			else if (pass)
-				r->access = who[n - 1].flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+				set_access(r, who, n);
 			at += r ? r->bytes : 0;
 		}
 	}

@@ -102,7 +102,7 @@ static int run_exporter(void)
 }
 
 /* Of a process that was told to be as newer drivers are: the same address for the same handle, counted. */
-static int run_reopener(void)
+static int run_reopener(bool hidden)
 {
 	CUipcMemHandle h;
 	CUdeviceptr a = 0, b = 0;
@@ -110,6 +110,8 @@ static int run_reopener(void)
 	if (!fd_read(3, &h, sizeof(h)))
 		return 1;
 	peer_context(0);
+	if (hidden)
+		return cu.cuIpcOpenMemHandle(&a, h, 1) == CUDA_ERROR_INVALID_DEVICE ? 0 : 4;
 	MUST(cuIpcOpenMemHandle(&a, h, 1));
 	MUST(cuIpcOpenMemHandle(&b, h, 1));
 	if (a != b)
@@ -408,8 +410,20 @@ static void test_13_a_handle_can_be_opened_again_where_it_is_allowed(void **stat
 	peer_end(&p, 0);
 }
 
+static void test_14_a_gpu_that_is_hidden_has_no_handles(void **state)
+{
+	struct peer p;
+
+	(void)state;
+	setenv("CUDA_VISIBLE_DEVICES", "1", 1);
+	p = peer_start("hidden");
+	unsetenv("CUDA_VISIBLE_DEVICES");
+	fd_write(p.out, &offer.memory, sizeof(offer.memory));
+	peer_end(&p, 0);
+}
+
 /* On a machine where nobody reaches the records of the dead. */
-static void test_14_the_dead_can_be_waited_for_in_vain(void **state)
+static void test_15_the_dead_can_be_waited_for_in_vain(void **state)
 {
 	char dir[160], command[200];
 	struct peer dead, waiter;
@@ -565,14 +579,15 @@ int main(int argc, char **argv)
 		TEST(test_11_virtual_memory_travels_as_a_descriptor),
 		TEST(test_12_a_thousand_times_leaves_nothing),
 		TEST(test_13_a_handle_can_be_opened_again_where_it_is_allowed),
-		TEST(test_14_the_dead_can_be_waited_for_in_vain),
+		TEST(test_14_a_gpu_that_is_hidden_has_no_handles),
+		TEST(test_15_the_dead_can_be_waited_for_in_vain),
 	};
 	int rc;
 
 	if (argc > 1 && strcmp(argv[1], "exporter") == 0)
 		return run_exporter();
 	if (argc > 1)
-		return strcmp(argv[1], "waiter") == 0 ? run_waiter() : run_reopener();
+		return strcmp(argv[1], "waiter") == 0 ? run_waiter() : run_reopener(strcmp(argv[1], "hidden") == 0);
 	fake_machine();
 	fake_load();
 	rc = cmocka_run_group_tests(tests, NULL, NULL);

@@ -384,6 +384,70 @@ static void test_11_kernels_read_registered_memory_at_its_device_address(void **
 	munmap(h, 4096);
 }
 
+static void test_13_a_gpu_reaches_its_own_memory(void **state)
+{
+	CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+				    .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
+	CUmemAccessDesc who = {{CU_MEM_LOCATION_TYPE_DEVICE, 1}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+	CUmemGenericAllocationHandle h;
+	CUdeviceptr elsewhere, va;
+	struct paged k;
+	CUmodule m;
+	CUfunction f;
+	CUstream s;
+	void *args[] = {&k.args};
+
+	(void)state;
+	fake_context(1);
+	assert_int_equal(cu.cuMemAlloc(&elsewhere, 64), 0);
+	fake_context(0);
+	make_paged(&k);
+	f = gather_of(&m);
+	s = stream_of(CU_STREAM_NON_BLOCKING);
+	/* Copies go between GPUs; kernels do not, unless they were allowed to. */
+	assert_int_equal(cu.cuMemcpyDtoDAsync(elsewhere, k.pages, 64, s), 0);
+	k.args.object = elsewhere;
+	assert_int_equal(cu.cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, s, args, NULL), 0);
+	assert_int_equal(cu.cuStreamSynchronize(s), CUDA_ERROR_ILLEGAL_ADDRESS);
+	assert_int_equal(cu.cuDevicePrimaryCtxReset(1), 0);
+	assert_int_equal(cu.cuDevicePrimaryCtxReset(0), 0);
+	fake_context(0);
+	assert_int_equal(cu.cuMemCreate(&h, 2 * MB, &prop, 0), 0);
+	assert_int_equal(cu.cuMemAddressReserve(&va, 2 * MB, 0, 0, 0), 0);
+	assert_int_equal(cu.cuMemMap(va, 2 * MB, 0, h, 0), 0);
+	assert_int_equal(cu.cuMemSetAccess(va, 2 * MB, &who, 1), 0); /* for the other GPU */
+	assert_int_equal(cu.cuMemsetD8(va, 0, 64), CUDA_ERROR_INVALID_VALUE);
+	who.location.id = 0;
+	assert_int_equal(cu.cuMemSetAccess(va, 2 * MB, &who, 1), 0);
+	assert_int_equal(cu.cuMemsetD8(va, 0, 64), 0);
+	assert_int_equal(cu.cuMemUnmap(va, 2 * MB), 0);
+	assert_int_equal(cu.cuMemRelease(h), 0);
+	assert_int_equal(cu.cuMemAddressFree(va, 2 * MB), 0);
+}
+
+static void test_14_registrations_are_of_a_context_or_portable(void **state)
+{
+	unsigned char *h = mmap(NULL, 8 * MB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CUdeviceptr p;
+	CUstream s;
+
+	(void)state;
+	assert_int_equal(cu.cuMemHostRegister(h, 4 * MB, 0), 0);
+	assert_int_equal(cu.cuMemHostRegister(h + 4 * MB, 4 * MB, CU_MEMHOSTREGISTER_PORTABLE), 0);
+	fake_context(1);
+	s = stream_of(CU_STREAM_NON_BLOCKING);
+	assert_int_equal(cu.cuMemAlloc(&p, MB), 0);
+	assert_int_equal(cu.control("slow gpu=1 latency_us=20000"), 0);
+	assert_int_equal(cu.cuMemcpyHtoDAsync(p, h + 4 * MB, MB, s), 0);
+	assert_int_equal(cu.cuStreamQuery(s), CUDA_ERROR_NOT_READY);
+	assert_int_equal(cu.cuMemcpyHtoDAsync(p, h, MB, s), 0); /* pageable here: done when it returns */
+	assert_int_equal(cu.cuStreamQuery(s), 0);
+	assert_int_equal(cu.control("slow gpu=1"), 0);
+	assert_int_equal(cu.cuDevicePrimaryCtxReset(1), 0);
+	fake_context(0);
+	munmap(h, 8 * MB);
+}
+
 static void test_12_a_full_queue_makes_the_caller_wait(void **state)
 {
 	CUstream s = stream_of(CU_STREAM_NON_BLOCKING);
@@ -417,6 +481,8 @@ int main(void)
 		TEST(test_10_a_kernel_that_leaves_its_memory_breaks_the_context),
 		TEST(test_11_kernels_read_registered_memory_at_its_device_address),
 		TEST(test_12_a_full_queue_makes_the_caller_wait),
+		TEST(test_13_a_gpu_reaches_its_own_memory),
+		TEST(test_14_registrations_are_of_a_context_or_portable),
 	};
 	int rc;
 
