@@ -56,19 +56,10 @@ static const struct {
 	{CUDA_ERROR_OUT_OF_MEMORY, -ENOMEM, "no room for one more mapping on this GPU"},
 };
 
-/* Bytes from outside must not take the context from everybody: the driver says UNKNOWN also of handles that are none. Whether the context
- * is alive shows in a call that cannot fail otherwise. */
-static CUresult of_context(struct gpu *g, CUresult rc)
-{
-	size_t f, t;
-
-	return rc == CUDA_ERROR_UNKNOWN && g->door->cu->cuMemGetInfo(&f, &t) == 0 ? 0 : rc;
-}
-
 int map_refused(struct gpu *g, CUresult rc, const char *of, struct why *why)
 {
 	const char *name = cuda_error(g->door->cu, rc);
-	int err = gpu_result(g, of_context(g, rc));
+	int err = gpu_result(g, rc);
 
 	if (err == -ENODEV)
 		return why_set(why, -ENODEV, "%s: %s; the context of this GPU is lost", of, name);
@@ -228,30 +219,27 @@ static void drop(struct mapping *m)
 			m->im->gpu->facts.uuid, (unsigned long long)m->bytes);
 }
 
-static bool retry(struct mapping *m)
+static void retry(struct mapping *m)
 {
 	struct imports *im = m->im;
 
 	if (!unmap(m))
-		return false;
+		return;
 	unlink_and_free(m);
 	im->nstuck--;
 	gpu_release(im->gpu);
-	return true;
 }
 
-/* All that nobody uses. True when something went. */
-static bool retry_all(struct imports *im)
+/* All that nobody uses: before a handle is opened, which may be of the same addresses in the exporter (CUDA_ERROR_ALREADY_MAPPED). */
+static void retry_all(struct imports *im)
 {
-	bool some = false;
-
 	for (uint32_t i = 0; i < IMPORT_BUCKETS && im->nstuck; i++) {
 		for (struct mapping *m = im->bucket[i], *next; m; m = next) {
 			next = m->next;
-			some |= m->refs == 0 && retry(m);
+			if (m->refs == 0)
+				retry(m);
 		}
 	}
-	return some;
 }
 
 void map_retry(struct imports *im)
@@ -272,8 +260,6 @@ static int ipc_map(struct mapping *m, const struct map_what *what, struct why *w
 
 	memcpy(&h, what->key.p, sizeof(h));
 	rc = cu->cuIpcOpenMemHandle(&m->base, h, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
-	if (rc == CUDA_ERROR_ALREADY_MAPPED && retry_all(m->im))
-		rc = cu->cuIpcOpenMemHandle(&m->base, h, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
 	if (rc)
 		return map_refused(g, rc, "the memory handle", why);
 	m->mapped = true;

@@ -52,6 +52,14 @@ static void test_01_hostile_geometry_is_not_opened(void **state)
 		f.w.ndim = bad[k].ndim;
 		refused_unopened(d, &f.w, bad[k].err, bad[k].words);
 	}
+	/* Eight times 2^63 * 2^62 is 0 in 128 bits. */
+	fake_ipc(&f, ID, 0, 128);
+	f.w.ndim = PK_MAX_DIMS;
+	for (uint32_t i = 0; i < PK_MAX_DIMS; i++) {
+		f.w.shape[i] = (UINT64_C(1) << 63) + 1;
+		f.w.stride[i] = INT64_C(1) << 62;
+	}
+	refused_unopened(d, &f.w, -EINVAL, "overflow");
 	fake_ipc(&f, ID, 0, 128);
 	f.w.dtype = PK_DTYPE_COUNT;
 	refused_unopened(d, &f.w, -EINVAL, "none");
