@@ -95,14 +95,8 @@ static int check_handle(const struct pk_wrapper *w, struct map_what *what, struc
 
 static int no_gpu(struct gpu_door *d, struct slice uuid, struct why *why)
 {
-	const char *cuda = getenv("CUDA_VISIBLE_DEVICES"), *p = uuid.p;
+	const char *cuda = getenv("CUDA_VISIBLE_DEVICES");
 
-	if (uuid.n >= 4 && strncasecmp(p, "MIG-", 4) == 0)
-		return why_set(
-			why, -EOPNOTSUPP,
-			"the KV memory lies on the MIG instance %.*s: there is no CUDA IPC between MIG instances. "
-			"Give engine and server whole GPUs",
-			SLICE_FMT(uuid));
 	if (cuda)
 		return why_set(
 			why, -ENODEV,
