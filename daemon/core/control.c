@@ -33,7 +33,6 @@ struct control {
 	struct peers *peers;
 	struct task *tasks, *free;
 	struct waiting waiting;
-	uint32_t admitting[MAX_ADMIT];
 	struct lk lk; /* guards done */
 	struct task *done, **done_tail;
 	_Atomic bool has_done; /* spares the lock on every turn of the loop */
@@ -142,12 +141,7 @@ static void learn(struct control *c, struct task *t)
 {
 	struct peer *p = t->peer;
 
-	if (t->queued)
-		p->pending[t->lane]--;
-	if (t->admit) {
-		p->admitting--;
-		c->admitting[p->admitter]--;
-	}
+	lane_answered(c->srv, t);
 	if (!t->decoded) {
 		atomic_fetch_add(&c->bad, 1);
 		return;
@@ -284,37 +278,6 @@ static bool cheap(struct control *c, const struct task *t)
 	return false;
 }
 
-/* Registering may take long, and for ever on a GPU that hangs: it has threads of its own, of which one that is at it already is left
- * alone as long as there is another. What the peer sends behind it waits there, too: its transfers stay in order. */
-static bool admits(struct control *c, struct peer *p, const struct task *t)
-{
-	uint32_t n = c->srv->nadmit, best = 0;
-
-	if (!p->admitting && (t->def->op != WIRE_REGISTER_KV_CACHE || p->pending[LANE_TRANSFER]))
-		return false;
-	for (uint32_t i = 1; i < n; i++) {
-		if (c->admitting[i] < c->admitting[best])
-			best = i;
-	}
-	if (!p->admitting)
-		p->admitter = best;
-	p->admitting++;
-	c->admitting[p->admitter]++;
-	return true;
-}
-
-static struct worker *lane_worker(struct control *c, struct peer *p, struct task *t)
-{
-	struct server *srv = c->srv;
-
-	if (t->lane != LANE_TRANSFER)
-		return &srv->worker[srv->ntransfer + p->affinity % srv->nlookup];
-	t->admit = admits(c, p, t);
-	if (t->admit)
-		return &srv->worker[srv->ntransfer + srv->nlookup + p->admitter];
-	return &srv->worker[peer_transfer_worker(p, srv->ntransfer)];
-}
-
 static void note_seen(struct control *c, struct peer *p, enum wire_op op)
 {
 	uint64_t now = clock_ms();
@@ -359,14 +322,13 @@ static void unserved(struct control *c, struct peer *p, struct task *t, enum wir
 static void dispatch(struct control *c, struct task *t)
 {
 	struct peer *p = t->peer;
-	struct worker *w;
 
 	t->lane = t->def->lane;
 	t->dialect = p->dialect;
 	t->candidates = p->candidates;
 	t->bound = p->bound;
 	t->owner = p->serial;
-	t->has_reply = t->decoded = t->queued = t->admit = t->early = false;
+	t->has_reply = t->decoded = t->queued = t->admit = t->held = t->early = false;
 	t->wait_job = 0;
 	atomic_store_explicit(&t->parts_done, 0, memory_order_relaxed);
 	t->registered_instance = 0;
@@ -379,10 +341,7 @@ static void dispatch(struct control *c, struct task *t)
 		finish(c, t);
 		return;
 	}
-	w = lane_worker(c, p, t);
-	t->queued = true;
-	p->pending[t->lane]++;
-	worker_submit(w, t);
+	lane_send(c->srv, t);
 }
 
 static void handle(struct control *c, struct task *t)
@@ -548,6 +507,10 @@ void control_stop(struct server *srv)
 		finish(c, t);
 	}
 	answer_ready(c, waiting_ready(&c->waiting, c->srv, true));
+	for (uint32_t i = 0; c->tasks && i < TASKS; i++) {
+		if (c->tasks[i].held)
+			free_task(c, &c->tasks[i]);
+	}
 	router_close(&c->router);
 	exec_destroy(c->exec);
 	peers_destroy(c->peers);

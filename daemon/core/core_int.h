@@ -169,6 +169,7 @@ struct task {
 	uint64_t owner; /* the peer's serial, for workers */
 	enum lane lane;
 	bool queued; /* counted in the peer's pending[] */
+	bool held;   /* in the peer's held list */
 	bool admit;  /* and in its admitting: a thread that registers has it */
 	const struct op_def *def;
 	enum wire_dialect dialect;    /* best guess; after decoding: the one that fitted */
@@ -361,10 +362,11 @@ struct server {
 	struct control *control;
 	struct worker worker[MAX_THREADS + MAX_ADMIT];
 	uint32_t ntransfer, nlookup,
-		nadmit;           /* worker[0..ntransfer) move bytes, the next nlookup look up, the last register */
-	bool slots;               /* the arena can be opened by name */
-	_Atomic uint64_t unread;  /* bytes of pickled replies that clients have not taken yet */
-	_Atomic uint64_t tick_ms; /* when the main thread last looked at time limits */
+		nadmit; /* worker[0..ntransfer) move bytes, the next nlookup look up, the last register */
+	uint32_t admitting[MAX_ADMIT]; /* requests with each of those that register; the control thread's */
+	bool slots;                    /* the arena can be opened by name */
+	_Atomic uint64_t unread;       /* bytes of pickled replies that clients have not taken yet */
+	_Atomic uint64_t tick_ms;      /* when the main thread last looked at time limits */
 	char instance_id[64];
 	char state_path[512];
 	wire_dialect_set saved_dialects;    /* what the durable record says now */

@@ -27,6 +27,8 @@ struct gpu_pages {
 	struct slice wrappers[LAYERS];
 };
 
+static struct machine *gx_machine; /* before gx_open; NULL: nothing is known of nodes */
+
 struct gx {
 	struct fx f; /* server, and memory for requests */
 	struct gpu_pages pages;
@@ -234,6 +236,9 @@ static inline void gx_open(struct gx *g)
 	g->event_bytes = GPU_EVENT;
 	fx_server(&g->f, CHASH_BLAKE3, CHUNK_TOKENS, 16);
 	count_init(g->f.srv);
+	g->f.srv->machine = gx_machine;
+	if (gx_machine)
+		place_ranges(g->f.srv);
 	gx_threads(g);
 	pages_open(&g->pages, "0");
 	gx_register(g, &g->pages, INSTANCE);

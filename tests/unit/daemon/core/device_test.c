@@ -512,6 +512,51 @@ static void test_15_a_registration_that_hangs(void **state)
 	pages_close(&q);
 }
 
+/* The slots of an engine are on its GPU's node, and what it moves there is local. */
+static void test_16_nodes(void **state)
+{
+	static const char *const names[] = {"gpu0", "gpu4"};
+	struct gpu_pages other;
+	struct why why;
+	struct gx g;
+	(void)state;
+
+	ok_or_fail(machine_load("tests/machines/gpu8.json", &gx_machine, &why), &why);
+	for (int i = 0; i < 2; i++) {
+		const struct mach_device *d = machine_device(gx_machine, names[i]);
+
+		assert_non_null(d);
+		assert_int_equal(d->node.os, i);
+		memcpy(fake_pci[i], d->pci, sizeof(fake_pci[i]));
+	}
+	fx_ranges = 2;
+	gx_open(&g);
+	pages_open(&other, "1");
+	gx_register(&g, &other, INSTANCE + 1);
+	for (int i = 0; i < 2; i++) {
+		struct ctx *c = ctx_get(g.f.srv->contexts, INSTANCE + (unsigned)i);
+		struct wire_req req = gx_request(&g, WIRE_STORE, i ? "b" : "a", 8);
+		uint64_t used[2];
+
+		assert_int_equal(c->node_source, CTX_NODE_GPU);
+		assert_int_equal(c->node.os, i);
+		assert_int_equal(c->home.os, i);
+		ctx_put(g.f.srv->contexts, c);
+		req.instance_id += (unsigned)i;
+		assert_true(gx_call(&g, &req).flag);
+		UNTIL(stats(&g).readable == 8u * (unsigned)(i + 1));
+		store_range_used(g.f.srv->store, used, 2);
+		assert_int_equal(used[i], 8 * 4096);
+		assert_int_equal(used[!i], i ? 8 * 4096 : 0);
+	}
+	gx_close(&g);
+	pages_close(&other);
+	machine_destroy(gx_machine);
+	gx_machine = NULL;
+	fx_ranges = 1;
+	memset(fake_pci, 0, sizeof(fake_pci));
+}
+
 /* ---- all at once ------------------------------------------------------------------------------------------------------- */
 
 #define ROUNDS 1500
@@ -566,7 +611,7 @@ static void one_request(struct gx *g, struct rnd *r)
 	}
 }
 
-static void test_16_all_at_once(void **state)
+static void test_17_all_at_once(void **state)
 {
 	struct rnd r = rnd_start("all at once");
 	pthread_t thread;
@@ -600,7 +645,8 @@ int main(void)
 		cmocka_unit_test(test_13_registrations_that_fail),
 		cmocka_unit_test(test_14_out_of_memory),
 		cmocka_unit_test(test_15_a_registration_that_hangs),
-		cmocka_unit_test(test_16_all_at_once),
+		cmocka_unit_test(test_16_nodes),
+		cmocka_unit_test(test_17_all_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -53,7 +53,8 @@ struct gpu_door {
 	uint64_t copies[2];
 };
 
-static struct gpu_door *fake_door; /* the one that is open */
+static struct gpu_door *fake_door;   /* the one that is open */
+static char fake_pci[FAKE_GPUS][16]; /* before it opens */
 
 /* ---- what tests say ---------------------------------------------------------------------------------------------------- */
 
@@ -404,6 +405,7 @@ void gpu_facts(const struct gpu_door *d, uint32_t i, struct gpu_facts *out)
 	(void)d;
 	*out = (struct gpu_facts){.uuid = "0", .name = "fake", .pci = "", .bytes = 1 << 30};
 	out->uuid[0] = (char)('0' + i);
+	memcpy(out->pci, fake_pci[i], sizeof(out->pci));
 }
 
 void gpu_describe(const struct gpu_door *d, char *buf, size_t cap)
