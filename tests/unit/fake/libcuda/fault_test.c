@@ -2,6 +2,7 @@
 #include "tests/unit/fake/libcuda/fake_test.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define MB 1048576u
 
@@ -87,12 +88,15 @@ static void test_02_a_sticky_fault_breaks_the_context(void **state)
 	assert_int_equal(cu.cuMemAlloc(&p, 4096), 0);
 }
 
+static atomic_bool entered;
+
 static void *sync_stream(void *arg)
 {
 	CUcontext c = NULL;
 	CUresult rc = cu.cuDevicePrimaryCtxRetain(&c, 0);
 
 	rc = rc ? rc : cu.cuCtxSetCurrent(c);
+	atomic_store(&entered, true);
 	return (void *)(uintptr_t)(unsigned)(rc ? rc : cu.cuStreamSynchronize(arg));
 }
 
@@ -110,6 +114,8 @@ static void test_03_a_lost_device_ends_everything_on_it(void **state)
 	assert_int_equal(cu.control("stick gpu=0"), 0);
 	assert_int_equal(cu.cuMemsetD8Async(p, 1, 4096, s), 0);
 	assert_int_equal(pthread_create(&t, NULL, sync_stream, s), 0);
+	while (!atomic_load(&entered))
+		fake_sleep_ms(1);
 	fake_sleep_ms(20);
 	assert_int_equal(cu.control("lose gpu=0"), 0);
 	assert_int_equal(cu.cuStreamQuery(s), CUDA_ERROR_UNKNOWN);
@@ -135,12 +141,12 @@ static void test_04_a_gpu_can_be_slow(void **state)
 	assert_int_equal(cu.cuStreamCreate(&s, 1), 0);
 	assert_int_equal(cu.cuMemAlloc(&p, 4 * MB), 0);
 	assert_int_equal(cu.cuMemAllocHost(&h, 4 * MB), 0);
-	assert_int_equal(cu.control("slow gpu=0 bytes_per_s=41943040"), 0); /* 40 MB/s: 100 ms */
+	assert_int_equal(cu.control("slow gpu=0 bytes_per_s=10485760"), 0); /* 10 MiB/s: 400 ms */
 	begin = fake_ms();
 	assert_int_equal(cu.cuMemcpyHtoDAsync(p, h, 4 * MB, s), 0);
-	assert_true(fake_ms() - begin < 90);
+	assert_int_equal(cu.cuStreamQuery(s), CUDA_ERROR_NOT_READY);
 	assert_int_equal(cu.cuStreamSynchronize(s), 0);
-	assert_true(fake_ms() - begin >= 99);
+	assert_true(fake_ms() - begin >= 399);
 	assert_int_equal(cu.cuMemFreeHost(h), 0);
 }
 

@@ -189,10 +189,13 @@ static void test_06_events_keep_their_flags(void **state)
 	assert_int_equal(cu.cuIpcGetEventHandle(&h, quiet), CUDA_ERROR_INVALID_HANDLE);
 	assert_int_equal(cu.cuEventElapsedTime(&ms, a, b), CUDA_ERROR_INVALID_HANDLE); /* never recorded */
 	assert_int_equal(cu.cuEventRecord(a, s), 0);
-	assert_int_equal(cu.control("slow gpu=0 latency_us=30000"), 0);
+	assert_int_equal(cu.cuStreamSynchronize(s), 0);
+	assert_int_equal(cu.control("stick gpu=0"), 0);
 	assert_int_equal(cu.cuEventRecord(quiet, s), 0);
 	assert_int_equal(cu.cuEventRecord(b, s), 0);
 	assert_int_equal(cu.cuEventElapsedTime(&ms, a, b), CUDA_ERROR_NOT_READY);
+	fake_sleep_ms(30);
+	assert_int_equal(cu.control("release gpu=0"), 0);
 	assert_int_equal(cu.cuEventSynchronize(b), 0);
 	assert_int_equal(cu.cuEventElapsedTime(&ms, a, b), 0);
 	assert_true(ms >= 30 && ms < 5000);
@@ -437,9 +440,10 @@ static void test_14_registrations_are_of_a_context_or_portable(void **state)
 	fake_context(1);
 	s = stream_of(CU_STREAM_NON_BLOCKING);
 	assert_int_equal(cu.cuMemAlloc(&p, MB), 0);
-	assert_int_equal(cu.control("slow gpu=1 latency_us=20000"), 0);
+	assert_int_equal(cu.control("stick gpu=1"), 0);
 	assert_int_equal(cu.cuMemcpyHtoDAsync(p, h + 4 * MB, MB, s), 0);
 	assert_int_equal(cu.cuStreamQuery(s), CUDA_ERROR_NOT_READY);
+	assert_int_equal(cu.control("release gpu=1\nslow gpu=1 latency_us=20000"), 0);
 	assert_int_equal(cu.cuMemcpyHtoDAsync(p, h, MB, s), 0); /* pageable here: done when it returns */
 	assert_int_equal(cu.cuStreamQuery(s), 0);
 	assert_int_equal(cu.control("slow gpu=1"), 0);
