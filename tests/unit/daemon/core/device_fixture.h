@@ -181,6 +181,16 @@ static inline uint64_t gx_lookup(struct gx *g, const char *id, uint32_t chunks)
 	return gx_call(g, &query).u;
 }
 
+static inline bool has_event(struct wire_reply r, char of, size_t bytes)
+{
+	return r.bytes.n == bytes && ((const char *)r.bytes.p)[0] == of;
+}
+
+static inline struct store_stats stats(struct gx *g)
+{
+	return fix_stats(g->f.srv->store);
+}
+
 static inline struct wire_req gx_plain(enum wire_op op, uint64_t instance)
 {
 	return (struct wire_req){.op = op, .dialect = DIALECT, .has_instance = true, .instance_id = instance};
