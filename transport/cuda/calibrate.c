@@ -443,6 +443,14 @@ static int shape_of(struct engine_tables *t, struct shape *out)
 	return 0;
 }
 
+/* Batched copies were refused meanwhile: the next best way, between two copies. */
+void track_without_batch(struct track *l)
+{
+	bool large = key_of(&l->tables->table).run_bytes >= DIRECT_ENOUGH;
+
+	l->path = !large && track_staging(l) == 0 ? GPU_STAGED : GPU_DIRECT;
+}
+
 /* What was found may not be there for this engine: no memory for staging, batched copies that failed since. */
 static void settle(struct track *l, const struct measured *m)
 {
@@ -451,7 +459,7 @@ static void settle(struct track *l, const struct measured *m)
 	l->path = m->path;
 	l->blocks = m->blocks;
 	if (l->path == GPU_BATCH && !c->batch)
-		l->path = GPU_STAGED;
+		track_without_batch(l);
 	if (l->path != GPU_STAGED) {
 		track_no_staging(l);
 		return;

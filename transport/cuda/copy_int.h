@@ -236,5 +236,6 @@ int table_upload(struct copier *c, struct layout_table *t, CUstream s, CUdevicep
 
 /* calibrate.c: chooses path and blocks of both tracks. Fails only with a context that broke. */
 int calibrate(struct engine_tables *t, struct why *why);
+void track_without_batch(struct track *l);
 
 #endif

@@ -291,7 +291,7 @@ static int planned_step(struct track *l, struct job *j)
 				       .bytes = j->t->object_bytes});
 	if (rc < 0)
 		return rc;
-	path_count(l, batch ? GPU_BATCH : GPU_DIRECT, bytes, j->stray);
+	path_count(l, batch && c->batch ? GPU_BATCH : GPU_DIRECT, bytes, j->stray);
 	return 1;
 }
 

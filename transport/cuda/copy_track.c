@@ -186,8 +186,9 @@ int copier_start(struct copier *c, struct gpu_copy *copy)
 	struct track *l = &copy->engine->tables->track[copy->store ? TO_SLOTS : TO_PAGES];
 	int rc = l->broken;
 
-	(void)c;
 	if (!rc) {
+		if (!l->head && l->path == GPU_BATCH && !c->batch)
+			track_without_batch(l);
 		track_add(l, j);
 		track_pump(l);
 		rc = j->over && !j->told ? j->rc : 0;

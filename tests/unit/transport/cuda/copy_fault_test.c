@@ -147,7 +147,10 @@ static void refused_batches(void **state)
 	store(&x, true);
 	retrieve(&x, true);
 	gpu_stats(R.door, 0, &stats);
+	/* What went well, the batch that was refused, and what came after it. */
 	assert_true(stats.path_bytes[GPU_BATCH] > 0 && stats.path_bytes[GPU_DIRECT] > 0);
+	assert_true(stats.path_bytes[GPU_STAGED] > 0);
+	assert_int_equal(x.e.tables->track[TO_SLOTS].path, GPU_STAGED);
 	rig_engine_end(&x);
 	rig_close(&R, true);
 }
