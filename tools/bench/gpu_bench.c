@@ -12,7 +12,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/mem.h"
 #include "tools/bench/row.h"
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -89,7 +89,7 @@ static uint32_t below(uint32_t n)
 	shuffle_state ^= shuffle_state << 13;
 	shuffle_state ^= shuffle_state >> 7;
 	shuffle_state ^= shuffle_state << 17;
-	return (uint32_t)(shuffle_state % n);
+	return n ? (uint32_t)(shuffle_state % n) : 0;
 }
 
 static void scatter_ids(struct paged *p)

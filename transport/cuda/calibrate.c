@@ -4,7 +4,7 @@
  * ids are scattered: the worst case for single copies, and what engines have after some hours. Each way is tried once; how often again,
  * CAL_NS says.
  */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
@@ -306,7 +306,7 @@ static double limit(struct trial *x)
 	if (!l->slot[0])
 		return 0;
 	from = clock_ns();
-	for (; !rc && done < CAL_BYTES && clock_ns() < x->until; done += piece)
+	for (; !rc && done < CAL_BYTES && (done == 0 || clock_ns() < x->until); done += piece)
 		rc = l->dir == TO_SLOTS ? c->cu->cuMemcpyDtoHAsync(x->host, l->slot[0], piece, l->copy)
 					: c->cu->cuMemcpyHtoDAsync(l->slot[0], x->host, piece, l->copy);
 	if (c->cu->cuStreamSynchronize(l->copy) || rc)

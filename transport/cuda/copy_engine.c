@@ -1,5 +1,5 @@
 /* What a GPU and an engine need before the first copy: kernels, streams, events, staging, the layout's tables on the GPU. */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/mem.h"

@@ -1,5 +1,5 @@
 /* Jobs: what a copy borrows of its caller, kept until it is over. From a pool of the engine, so that copies allocate nothing. */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include "daemon/base/mem.h"
 

@@ -1,7 +1,7 @@
 /* The ways bytes take, one step at a time: what they share, and the two that go from pages to the host at once, on the copy stream alone.
  * Order on the GPU comes from streams and events; nothing here waits.
  */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include "daemon/base/log.h"
 

@@ -5,7 +5,7 @@
  *
  * With two slots the kernel of one step and the copy of another run at the same time.
  */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include <errno.h>
 #include <string.h>

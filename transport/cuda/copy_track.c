@@ -1,5 +1,5 @@
 /* Tracks: the order of an engine's copies in one direction, and what of them is queued on the GPU. */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include "daemon/base/check.h"
 

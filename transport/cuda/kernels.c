@@ -1,7 +1,7 @@
 /* The device code as the driver takes it. PTX, made from kernels.cu by `make ptx`, which every driver translates for its GPUs; and, in
  * builds with FATBIN=1, nvcc's code for the GPUs it knows, which is tried first.
  */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include <errno.h>
 

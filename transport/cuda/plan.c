@@ -1,5 +1,5 @@
 /* The planner: which bytes of pages and objects adjoin, as single copies, in the order of the object. Knows no driver. */
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include "daemon/base/mem.h"
 

@@ -7,7 +7,7 @@
 #define TESTS_UNIT_TRANSPORT_CUDA_COPY_RIG_H
 
 #include "tests/unit/transport/kv/kv_ref.h"
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include <dlfcn.h>
 #include <errno.h>

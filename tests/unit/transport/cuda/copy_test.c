@@ -120,6 +120,12 @@ static const struct ref_shape SHAPES_[] = {
 	{.nl = 2, .nb = 24, .bs = 64, .nh = 2, .hs = 32, .es = 1, .dtype = 2}, /* a chunk is one block */
 };
 
+/* Each format meets each shape, though not in every way; fewer of them where a sanitizer makes everything slow. */
+static uint32_t thinned(void)
+{
+	return getenv("LMCA_SANITIZER") ? 5 : 2;
+}
+
 static void matrix(void **state)
 {
 	uint64_t seed = 0x6b1d + (uintptr_t)*state;
@@ -137,6 +143,8 @@ static void matrix(void **state)
 			if (f == 0 || f == 3 || f == 10)
 				s.pad = i == 1 ? 48 : 0;
 			s.nhd_fused = i == 3;
+			if ((i + f + way) % thinned() != 0)
+				continue;
 			ref_make(&x.kv[0], f, s, seed++);
 			snprintf(what, sizeof(what), "%s: %s, shape %u", WAYS[way].name, kv_format_name(f), i);
 			rig_engine(&x, ref_in(&x.kv[0], 64));
@@ -195,13 +203,11 @@ static void hybrid_models(void **state)
 	(void)state;
 	for (uint32_t way = 0; way < COUNT(WAYS); way++) {
 		rig_open(&R, WAYS[way].path, WAYS[way].staging, WAYS[way].registered);
-		for (uint32_t i = 0; i < COUNT(null_blocks); i++) {
-			struct rig_engine x = {.r = &R};
+		struct rig_engine x = {.r = &R};
 
-			hybrid(&x, &seed, null_blocks[i]);
-			both_ways(&x, &seed, WAYS[way].name);
-			rig_engine_end(&x);
-		}
+		hybrid(&x, &seed, null_blocks[way % COUNT(null_blocks)]);
+		both_ways(&x, &seed, WAYS[way].name);
+		rig_engine_end(&x);
 		rig_close(&R, WAYS[way].registered);
 	}
 }
@@ -311,7 +317,7 @@ static void many_at_once(void **state)
 		plain(&x[0], &seed);
 		plain(&x[1], &seed);
 		small_ring(&x[0], 100);
-		for (uint32_t i = 0; i < 3; i++) {
+		for (uint32_t i = 0; i < 2; i++) {
 			stores_at_once(x, &seed);
 			retrieves_at_once(&x[0], &seed);
 		}

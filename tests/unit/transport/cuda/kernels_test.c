@@ -1,7 +1,7 @@
 /* kernels.cu as C, on ordinary memory: against transport/kv, at every word, with any number of thread blocks. And the PTX is there. */
 #include "tests/fake/libcuda/cpu_cuda.h"
 #include "tests/unit/transport/kv/kv_ref.h"
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,92 +30,121 @@ static void *at(void *ctx, uint64_t address, uint32_t bytes, bool write)
 	return NULL;
 }
 
-static void compare(enum kv_format fmt, struct ref_shape s, uint32_t word, uint32_t blocks, uint32_t threads,
-		    uint32_t skip, uint64_t seed)
-{
-	struct kernel_plane planes[2 * REF_MAX_LAYERS];
-	struct kv_layout_in in;
+struct fixture {
+	struct ref_kv kv;
 	struct kv_layout *l;
 	struct layout_table t;
-	struct ref_kv kv, want;
-	uint32_t ids[CHUNKS * T];
-	uint64_t stride, all;
+	struct {
+		struct kernel_plane planes[2 * REF_MAX_LAYERS];
+		uint32_t ids[CHUNKS * T];
+	} tables;
 	uint8_t *object, *expected;
+	uint64_t all; /* bytes of each, with guards */
+	struct kernel_args a;
+	struct memory m;
+	struct kv_blocks list;
+};
 
-	ref_make(&kv, fmt, s, seed);
-	in = ref_in(&kv, T);
-	assert_int_equal(kv_layout_create(&in, &l, NULL), 0);
-	assert_int_equal(table_make(&t, l), 0);
-	word = word < t.group[0].word ? word : t.group[0].word;
-	stride = t.stride;
-	all = CHUNKS * stride + 2 * GUARD;
-	object = aligned_alloc(64, (all + 63) / 64 * 64);
-	expected = malloc(all);
-	memset(object, 0x77, all);
-	memset(expected, 0x77, all);
-	for (uint32_t i = 0; i < CHUNKS * t.blocks[0]; i++)
-		ids[i] = (uint32_t)((i * 7u + 3u) % s.nb);
-	for (uint32_t i = 0; i < t.group[0].kv.nplanes; i++) {
-		const struct kv_plane *p = &t.group[0].kv.planes[i];
+static void make_memory(struct fixture *f)
+{
+	uint8_t *low = f->kv.t[0].base, *high = low;
 
-		planes[i] = (struct kernel_plane){(uint64_t)(uintptr_t)p->base, p->block_stride, p->token_stride,
-						  p->head_stride};
+	for (uint32_t n = 0; n < f->kv.ntensors; n++) {
+		low = f->kv.t[n].base < low ? f->kv.t[n].base : low;
+		high = f->kv.t[n].base + f->kv.t[n].bytes > high ? f->kv.t[n].base + f->kv.t[n].bytes : high;
 	}
-	struct kernel_args a = {.plane = (uint64_t)(uintptr_t)planes,
-				.ids = (uint64_t)(uintptr_t)ids,
-				.object = (uint64_t)(uintptr_t)object + GUARD,
-				.object_stride = stride,
-				.row_bytes = t.group[0].kv.row_bytes,
-				.rows = t.group[0].kv.rows,
-				.planes = t.group[0].kv.nplanes,
-				.chunks = CHUNKS,
-				.chunk_tokens = T,
-				.block_tokens = s.bs,
-				.null_block = KERNEL_NO_NULL,
-				.word = word};
-	const struct kv_blocks list = {ids, CHUNKS * t.blocks[0]};
-	struct memory m = {{NULL, NULL, object + GUARD}, {NULL, NULL, object + all - GUARD}};
-	uint8_t *low = kv.t[0].base, *high = low;
-	for (uint32_t n = 0; n < kv.ntensors; n++) {
-		low = kv.t[n].base < low ? kv.t[n].base : low;
-		high = kv.t[n].base + kv.t[n].bytes > high ? kv.t[n].base + kv.t[n].bytes : high;
+	f->m = (struct memory){{(uint8_t *)&f->tables, low, f->object + GUARD},
+			       {(uint8_t *)(&f->tables + 1), high, f->object + f->all - GUARD}};
+}
+
+static void make(struct fixture *f, enum kv_format fmt, struct ref_shape s, uint32_t word, uint64_t seed)
+{
+	const struct group_table *g;
+	struct kv_layout_in in;
+
+	ref_make(&f->kv, fmt, s, seed);
+	in = ref_in(&f->kv, T);
+	assert_int_equal(kv_layout_create(&in, &f->l, NULL), 0);
+	assert_int_equal(table_make(&f->t, f->l), 0);
+	g = &f->t.group[0];
+	f->all = CHUNKS * f->t.stride + 2 * GUARD;
+	f->object = aligned_alloc(64, (f->all + 63) / 64 * 64);
+	f->expected = malloc(f->all);
+	memset(f->object, 0x77, f->all);
+	memset(f->expected, 0x77, f->all);
+	for (uint32_t i = 0; i < g->kv.nplanes; i++) {
+		const struct kv_plane *p = &g->kv.planes[i];
+
+		f->tables.planes[i] = (struct kernel_plane){(uint64_t)(uintptr_t)p->base, p->block_stride,
+							    p->token_stride, p->head_stride};
 	}
-	/* One range around both tables, and one around all tensors. */
-	m.from[0] = (uint8_t *)ids < (uint8_t *)planes ? (uint8_t *)ids : (uint8_t *)planes;
-	m.to[0] = (uint8_t *)ids < (uint8_t *)planes ? (uint8_t *)(planes + COUNT(planes))
-						     : (uint8_t *)(ids + COUNT(ids));
-	m.from[1] = low;
-	m.to[1] = high;
-	assert_int_equal(cpu_launch(false, &a, blocks, threads, at, &m), 0);
+	f->a = (struct kernel_args){.plane = (uint64_t)(uintptr_t)f->tables.planes,
+				    .ids = (uint64_t)(uintptr_t)f->tables.ids,
+				    .object = (uint64_t)(uintptr_t)f->object + GUARD,
+				    .object_stride = f->t.stride,
+				    .row_bytes = g->kv.row_bytes,
+				    .rows = g->kv.rows,
+				    .planes = g->kv.nplanes,
+				    .chunks = CHUNKS,
+				    .chunk_tokens = T,
+				    .block_tokens = s.bs,
+				    .null_block = KERNEL_NO_NULL,
+				    .word = word < g->word ? word : g->word};
+	f->list = (struct kv_blocks){f->tables.ids, CHUNKS * f->t.blocks[0]};
+	make_memory(f);
+}
+
+static void gather(struct fixture *f, uint32_t blocks, uint32_t threads)
+{
+	for (uint32_t i = 0; i < f->list.n; i++)
+		f->tables.ids[i] = (uint32_t)((i * 7u + 3u) % f->kv.s.nb);
+	assert_int_equal(cpu_launch(false, &f->a, blocks, threads, at, &f->m), 0);
 	for (uint32_t c = 0; c < CHUNKS; c++)
-		kv_gather(l, &list, c, expected + GUARD + c * stride);
-	assert_memory_equal(object, expected, all);
+		kv_gather(f->l, &f->list, c, f->expected + GUARD + c * f->t.stride);
+	assert_memory_equal(f->object, f->expected, f->all);
+}
 
-	for (uint32_t n = 0; n < kv.ntensors; n++)
-		ref_fill(kv.t[n].base, kv.t[n].bytes, seed + 100 + n);
-	ref_clone(&want, &kv);
-	a.skip_tokens = skip;
-	/* Blocks that come twice would be written in any order; they hold the same bytes only where the chunk is the same. */
-	for (uint32_t i = 0; i < CHUNKS * t.blocks[0]; i++)
-		ids[i] = i;
-	assert_int_equal(cpu_launch(true, &a, blocks, threads, at, &m), 0);
-	for (uint32_t n = 0; n < kv.ntensors; n++)
-		for (uint64_t b = 0; b < kv.t[n].bytes; b++) {
-			uint8_t was = want.t[n].base[b];
+/* Every block once: written twice it would hold what came last. */
+static void scatter(struct fixture *f, uint32_t blocks, uint32_t threads, uint32_t skip)
+{
+	struct ref_kv was;
 
-			want.t[n].base[b] = kv.t[n].base[b];
-			kv.t[n].base[b] = was;
+	for (uint32_t n = 0; n < f->kv.ntensors; n++)
+		ref_fill(f->kv.t[n].base, f->kv.t[n].bytes, skip + n);
+	ref_clone(&was, &f->kv);
+	f->a.skip_tokens = skip;
+	for (uint32_t i = 0; i < f->list.n; i++)
+		f->tables.ids[i] = i;
+	assert_int_equal(cpu_launch(true, &f->a, blocks, threads, at, &f->m), 0);
+	for (uint32_t n = 0; n < f->kv.ntensors; n++) /* what came out and what was there change places */
+		for (uint64_t b = 0; b < f->kv.t[n].bytes; b++) {
+			uint8_t out = f->kv.t[n].base[b];
+
+			f->kv.t[n].base[b] = was.t[n].base[b];
+			was.t[n].base[b] = out;
 		}
-	for (uint32_t c = 0; c < CHUNKS; c++)
-		kv_scatter(l, &list, c, skip > c * T ? (skip - c * T < T ? skip - c * T : T) : 0,
-			   object + GUARD + c * stride);
-	assert_true(ref_same(&kv, &want));
-	free(object);
-	free(expected);
-	table_free(&t);
-	kv_layout_destroy(l);
-	ref_free(&want);
-	ref_free(&kv);
+	for (uint32_t c = 0; c < CHUNKS; c++) {
+		uint32_t left = skip > c * T ? skip - c * T : 0;
+
+		kv_scatter(f->l, &f->list, c, left < T ? left : T, f->object + GUARD + c * f->t.stride);
+	}
+	assert_true(ref_same(&f->kv, &was));
+	ref_free(&was);
+}
+
+static void compare(enum kv_format fmt, struct ref_shape s, uint32_t word, const uint32_t *grid, uint32_t skip,
+		    uint64_t seed)
+{
+	struct fixture f;
+
+	make(&f, fmt, s, word, seed);
+	gather(&f, grid[0], grid[1]);
+	scatter(&f, grid[0], grid[1], skip);
+	free(f.object);
+	free(f.expected);
+	table_free(&f.t);
+	kv_layout_destroy(f.l);
+	ref_free(&f.kv);
 }
 
 static void every_format_and_word(void **state)
@@ -143,7 +172,7 @@ static void every_format_and_word(void **state)
 				const uint32_t *grid = grids[(f + i + word) % 3];
 
 				s.nh = ref_is_mla(f) ? 1 : s.nh;
-				compare(f, s, word, grid[0], grid[1], (word * 21) % (2 * T), seed++);
+				compare(f, s, word, grid, (word * 21) % (2 * T), seed++);
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 /* The planner without a driver: its operations, made with memcpy, give what transport/kv gives; and it merges what adjoins. */
 #include "tests/unit/transport/kv/kv_ref.h"
-#include "transport/cuda/copy_int.h"
+#include "transport/cuda/copier.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

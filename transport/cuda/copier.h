@@ -1,4 +1,5 @@
-/* copy_int.h - how bytes move, inside: what plan.c, copy*.c, calibrate.c and kernels.c share.
+/* copier.h - how bytes move: what plan.c, copy*.c, calibrate.c and kernels.c share, and what the bench drives by hand. Nobody else
+ * needs more than gpu.h.
  *
  * An engine has two tracks, one per direction, with streams and staging of their own, so that nothing of one engine waits for another.
  * A track works off its copies in order, in steps. A step is as much as is queued on the GPU at once: one staging slot,
@@ -7,8 +8,8 @@
  *
  * Everything belongs to the GPU's thread, but for the pool of jobs (copier_take) and the calibration's results (copier_status).
  */
-#ifndef TRANSPORT_CUDA_COPY_INT_H
-#define TRANSPORT_CUDA_COPY_INT_H
+#ifndef TRANSPORT_CUDA_COPIER_H
+#define TRANSPORT_CUDA_COPIER_H
 
 #include "transport/cuda/gpu_int.h"
 
