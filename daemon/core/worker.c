@@ -59,8 +59,8 @@ static void *run(void *arg)
 static int start_one(struct server *srv, struct worker *w, enum plan_role role, uint32_t i, const char *name,
 		     struct why *why)
 {
-	uint32_t at =
-		role == ROLE_LOOKUP ? i % srv->nlookup : i; /* those that register are beside those that look up */
+	uint32_t at = role == ROLE_LOOKUP && srv->nlookup ? i % srv->nlookup
+							  : i; /* those that register are beside those that look up */
 	int err;
 
 	w->srv = srv;
