@@ -154,7 +154,7 @@ static void planner_row(struct bench *b)
 	struct layout_table t;
 	const uint32_t *lists[1];
 	struct plan_op ops[512];
-	double rate[9];
+	double rate[9] = {0};
 
 	paged_make(&p, 4096, 256u << 20, (uint8_t *)(uintptr_t)(1ull << 40));
 	if (table_make(&t, p.layout))
@@ -212,7 +212,7 @@ static double large(struct bench *b, uint64_t bytes, bool store)
 
 static void copy_row(struct bench *b, struct paged *p, uint64_t page, bool store, enum gpu_path path)
 {
-	double a[MAX_PASSES], l[MAX_PASSES], ratio[MAX_PASSES], goal = page >= 65536 ? 0.95 : 0.85, r;
+	double a[MAX_PASSES] = {0}, l[MAX_PASSES] = {0}, ratio[MAX_PASSES] = {0}, goal = page >= 65536 ? 0.95 : 0.85, r;
 	bool judged = path == GPU_AUTO && !b->fake;
 	char name[80], text[24];
 
@@ -236,7 +236,7 @@ static void copy_row(struct bench *b, struct paged *p, uint64_t page, bool store
 
 static void control_row(struct bench *b, uint64_t bytes, bool store)
 {
-	double ratio[MAX_PASSES], s[MAX_PASSES], r;
+	double ratio[MAX_PASSES] = {0}, s[MAX_PASSES] = {0}, r;
 
 	for (uint32_t i = 0; i < b->passes; i++) {
 		s[i] = large(b, bytes, store);
