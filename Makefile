@@ -237,7 +237,7 @@ run-lab: $(BIN) $(filter $(BUILD)/tests/unit/numa/% $(BUILD)/tests/unit/transpor
 gpu: ## run the GPU suites on the real driver and print what the GPU does; one line where there is none; docs/gpu-testing.md
 	@tools/deps.sh build test
 	@$(MAKE) run-gpu
-run-gpu: $(BIN) $(BENCH_BINS)
+run-gpu: $(BIN) $(BUILD)/bench/gpu_bench
 	@BUILD=$(BUILD) LMCA_BIN=$(abspath $(BIN)) $(PYTHON) tests/gpu/run $(ARGS)
 
 bench: ## build and run the benchmarks; each row names its goal and the limit measured in the same run
