@@ -328,7 +328,7 @@ static void dispatch(struct control *c, struct task *t)
 	t->candidates = p->candidates;
 	t->bound = p->bound;
 	t->owner = p->serial;
-	t->has_reply = t->decoded = t->queued = t->admit = t->held = t->early = false;
+	t->has_reply = t->decoded = t->queued = t->admit = t->early = false;
 	t->wait_job = 0;
 	atomic_store_explicit(&t->parts_done, 0, memory_order_relaxed);
 	t->registered_instance = 0;
@@ -507,10 +507,6 @@ void control_stop(struct server *srv)
 		finish(c, t);
 	}
 	answer_ready(c, waiting_ready(&c->waiting, c->srv, true));
-	for (uint32_t i = 0; c->tasks && i < TASKS; i++) {
-		if (c->tasks[i].held)
-			free_task(c, &c->tasks[i]);
-	}
 	router_close(&c->router);
 	exec_destroy(c->exec);
 	peers_destroy(c->peers);

@@ -169,7 +169,6 @@ struct task {
 	uint64_t owner; /* the peer's serial, for workers */
 	enum lane lane;
 	bool queued; /* counted in the peer's pending[] */
-	bool held;   /* in the peer's held list */
 	bool admit;  /* and in its admitting: a thread that registers has it */
 	const struct op_def *def;
 	enum wire_dialect dialect;    /* best guess; after decoding: the one that fitted */

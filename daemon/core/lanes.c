@@ -5,12 +5,13 @@
 #include "daemon/core/peer.h"
 
 /* Registering may take long, and for ever on a GPU that hangs: it has threads of its own, of which one that is at it already is left
- * alone as long as there is another. What the peer sends behind it waits there, too, and it waits for what the peer sent before: transfers stay in order. */
+ * alone as long as there is another. What the peer sends behind it waits there, too: its transfers stay in order. For the same reason a
+ * registration goes where transfers of its peer are that have no answer yet; those may wait for an event that only it can make pointless. */
 static bool admits(struct server *srv, struct peer *p, const struct task *t)
 {
 	uint32_t n = srv->nadmit, best = 0;
 
-	if (!p->admitting && t->def->op != WIRE_REGISTER_KV_CACHE)
+	if (!p->admitting && (t->def->op != WIRE_REGISTER_KV_CACHE || p->pending[LANE_TRANSFER]))
 		return false;
 	for (uint32_t i = 1; i < n; i++) {
 		if (srv->admitting[i] < srv->admitting[best])
@@ -33,7 +34,7 @@ static struct worker *lane_worker(struct server *srv, struct peer *p, struct tas
 	return &srv->worker[peer_transfer_worker(p, srv->ntransfer)];
 }
 
-static void hand_over(struct server *srv, struct task *t)
+void lane_send(struct server *srv, struct task *t)
 {
 	struct peer *p = t->peer;
 	struct worker *w = lane_worker(srv, p, t);
@@ -41,41 +42,6 @@ static void hand_over(struct server *srv, struct task *t)
 	t->queued = true;
 	p->pending[t->lane]++;
 	worker_submit(w, t);
-}
-
-static bool has_to_wait(const struct peer *p, const struct task *t)
-{
-	bool behind = t->def->op == WIRE_REGISTER_KV_CACHE && p->pending[LANE_TRANSFER] && !p->admitting;
-
-	return t->lane == LANE_TRANSFER && (p->held || behind);
-}
-
-static void hold(struct peer *p, struct task *t)
-{
-	t->held = true;
-	t->next = NULL;
-	if (!p->held)
-		p->held_tail = &p->held;
-	*p->held_tail = t;
-	p->held_tail = &t->next;
-}
-
-static void let_through(struct server *srv, struct peer *p)
-{
-	for (struct task *t = p->held, *next; t; t = next) {
-		next = t->next;
-		t->held = false;
-		p->held = next;
-		hand_over(srv, t);
-	}
-}
-
-void lane_send(struct server *srv, struct task *t)
-{
-	if (has_to_wait(t->peer, t))
-		hold(t->peer, t);
-	else
-		hand_over(srv, t);
 }
 
 void lane_answered(struct server *srv, struct task *t)
@@ -88,6 +54,4 @@ void lane_answered(struct server *srv, struct task *t)
 		p->admitting--;
 		srv->admitting[p->admitter]--;
 	}
-	if (p->held && !p->pending[LANE_TRANSFER] && !atomic_load(&srv->stopping))
-		let_through(srv, p);
 }

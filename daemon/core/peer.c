@@ -72,7 +72,7 @@ static bool make_room(struct peers *p)
 	struct peer *x = p->oldest;
 
 	for (int i = 0; x && i < 4096; i++, x = x->younger) {
-		if (!x->pending[LANE_LOOKUP] && !x->pending[LANE_TRANSFER] && !x->held) {
+		if (!x->pending[LANE_LOOKUP] && !x->pending[LANE_TRANSFER]) {
 			drop(p, x);
 			return true;
 		}

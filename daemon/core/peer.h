@@ -20,8 +20,6 @@ struct peer {
 	wire_dialect_set candidates;
 	enum wire_dialect dialect; /* best guess among candidates */
 	uint32_t pending[LANES];
-	struct task *held,
-		**held_tail; /* a registration, and what came behind it, until its earlier transfers are answered */
 	uint32_t admitting, admitter; /* of pending[LANE_TRANSFER]: with a thread that registers, and with which */
 	uint32_t affinity;
 	uint32_t transfer_worker; /* its own from the first registration on; WORKER_NONE: by affinity */
@@ -33,7 +31,7 @@ struct peer {
 	uint32_t warned; /* unknown requests logged */
 };
 
-/* To a worker of the task's lane, perhaps later. The reply is there, or has been sent: the peer's next may go. */
+/* To a worker of the task's lane. The reply is there, or has been sent: the peer's next may go. */
 void lane_send(struct server *srv, struct task *t);
 void lane_answered(struct server *srv, struct task *t);
 

@@ -332,6 +332,7 @@ static void test_12_stop(void **state)
 {
 	struct gpu_pages p;
 	struct server *srv;
+	uint64_t uid;
 	struct wire_req req;
 	struct gx g;
 	(void)state;
@@ -340,10 +341,11 @@ static void test_12_stop(void **state)
 	srv = g.f.srv;
 	FAKE_SET(deaf, true);
 	req = gx_request(&g, WIRE_STORE, "a", 8);
-	gx_send(&g, &req);
+	uid = gx_send(&g, &req);
 	UNTIL(fake_get(&fake_door->in_flight) == 1);
 	assert_false(device_drain(srv, 20)); /* as long as it does not answer */
 	FAKE_SET(deaf, false);
+	assert_true(gx_answer(&g, WIRE_STORE, uid).flag);
 	pages_open(&p, "1");
 	FAKE_SET(hang[1], true);
 	req = gx_registration(&p, INSTANCE + 1);
