@@ -267,6 +267,20 @@ def report(pid):
 
 # ---- running what there is for CPU engines with GPU engines -------------------------------------------------------------------
 
+class KeptTap(lmclient.Tap):
+    """An engine stays registered all the time: else each test's would be the first one of its GPU, which takes a context and a
+    calibration."""
+    kept = keeper = None
+
+    @property
+    def daemon(self):
+        daemon = super().daemon
+        if self.kept is not daemon:
+            self.kept = daemon
+            self.keeper = lmclient.Engine(daemon.port, "D2", GpuKV(1, nb=40), model="keeper")
+        return daemon
+
+
 def through(name, kv=GpuKV, without=(), only=None, args=()):
     """The tests of another file, whose engines keep their KV on a GPU. `without`: those that are about CPU engines."""
     need_gpu()
@@ -275,10 +289,10 @@ def through(name, kv=GpuKV, without=(), only=None, args=()):
     unknown = [w for w in without if w not in names]
     assert not unknown, "%s has no test %r" % (name, unknown)
     mod.KV = kv
-    mod.tap.args = daemon_args(*args) + mod.tap.args
+    tests, mod.tap = mod.tap.tests, KeptTap(*daemon_args(*args), *mod.tap.args, **mod.tap.kw)
     if hasattr(mod, "Daemon"):
         mod.Daemon = lambda *a, **k: lmdaemon.Daemon(*daemon_args(*args), *a, **k)
-    mod.tap.tests = [t for t in mod.tap.tests if t[0] not in without and (only is None or t[0] in only)]
+    mod.tap.tests = [t for t in tests if t[0] not in without and (only is None or t[0] in only)]
     return mod.tap
 
 
