@@ -14,7 +14,7 @@ import time
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_ulonglong, c_void_p
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-FAKE = os.path.join(ROOT, os.environ.get("BUILD", "build"), "tests", "fake", "plain", "libcuda.so.1")
+FAKE = os.path.join(ROOT, os.environ.get("BUILD", "build"), "tests", "fake", "libcuda.so.1")
 LIBRARY = os.environ.get("LMCA_CUDA_LIBRARY") or FAKE
 REAL = not LIBRARY.endswith("tests/fake/libcuda.so.1")
 # The test driver has the sanitizer of its build; one without is beside it, for programs that have none.

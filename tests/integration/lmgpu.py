@@ -226,7 +226,7 @@ class GpuKV(KV):
         """Objects are readable, and locks are back, a moment after the event: when the server has seen it."""
         for daemon in lmdaemon._live:
             if daemon.port == port:
-                daemon.wait(lambda: copies_waiting(daemon) == 0, 5)
+                daemon.wait(lambda: copies_waiting(daemon, self.gpu.uuid) == 0, 5)
 
     def leave(self, engine):
         """Memory is freed after the importer has let go of it."""
@@ -244,9 +244,9 @@ def wait_on(gpu, event):
     got.close()
 
 
-def copies_waiting(daemon):
-    """Copies on the GPUs that are not finished."""
-    return sum(g["copies"]["waiting"] + g["copies"]["in_flight"] for g in gpus(daemon))
+def copies_waiting(daemon, uuid):
+    """Copies on a GPU that are not finished."""
+    return sum(g["copies"]["waiting"] + g["copies"]["in_flight"] for g in gpus(daemon) if g["uuid"] == uuid)
 
 
 def gpus(daemon):
