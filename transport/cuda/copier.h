@@ -171,6 +171,12 @@ struct shape {
 	struct measured of[DIRECTIONS];
 };
 
+/* A copier goes with the last engine of its GPU. What it measured stays: an engine that comes back need not wait for it again. */
+struct known_shapes {
+	uint32_t n;
+	struct shape shape[SHAPES];
+};
+
 struct kernels {
 	CUmodule module;
 	CUfunction gather, scatter;

@@ -257,6 +257,28 @@ void copier_engine_drop(struct copier *c, struct gpu_engine *e)
 
 /* ---- the copier -------------------------------------------------------------------------------------------------------------------------- */
 
+static void remember(struct copier *c)
+{
+	struct gpu *g = c->gpu;
+
+	if (!g->known)
+		g->known = mem_calloc(1, sizeof(*g->known));
+	if (!g->known)
+		return;
+	g->known->n = c->nshapes;
+	memcpy(g->known->shape, c->shape, sizeof(c->shape));
+}
+
+static void recall(struct copier *c)
+{
+	const struct known_shapes *known = c->gpu->known;
+
+	if (!known)
+		return;
+	c->nshapes = known->n;
+	memcpy(c->shape, known->shape, sizeof(c->shape));
+}
+
 int copier_create(struct gpu *g, struct copier **out, struct why *why)
 {
 	struct copier *c = mem_calloc(1, sizeof(*c));
@@ -269,6 +291,7 @@ int copier_create(struct gpu *g, struct copier **out, struct why *why)
 	c->gpu = g;
 	c->cu = g->door->cu;
 	lk_init(&c->lk, LK_QUEUE);
+	recall(c);
 	c->batch = c->cu->cuMemcpyBatchAsync != NULL;
 	rc = c->cu->cuCtxGetStreamPriorityRange(&c->priority, &greatest);
 	if (rc) {
@@ -289,6 +312,7 @@ void copier_destroy(struct copier *c)
 		return;
 	if (!atomic_load(&c->gpu->lost))
 		kernels_unload(c->gpu, &c->kernels);
+	remember(c);
 	lk_destroy(&c->lk);
 	mem_free(c);
 }

@@ -3,6 +3,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "daemon/base/mem.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -111,6 +112,7 @@ int gpu_init(struct gpu_door *d, uint32_t index, struct why *why)
 void gpu_fini(struct gpu *g)
 {
 	imports_destroy(g->imports);
+	mem_free(g->known);
 	pthread_cond_destroy(&g->answered);
 	pthread_cond_destroy(&g->wake);
 	pthread_cond_destroy(&g->idle);

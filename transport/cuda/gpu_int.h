@@ -37,6 +37,7 @@ struct gpu {
 	uint32_t ctx_epoch;  /* of `epoch`, when this context was made */
 	pthread_cond_t idle; /* no user is left */
 	struct imports *imports;
+	struct known_shapes *known; /* what copiers before this one measured (copier.h); the thread's */
 	struct copier *copier; /* made and destroyed by the GPU's thread, which alone uses it but for copier_status */
 
 	/* Seen without a lock. A broken context keeps its users until they let it go; then the next one can be made. */

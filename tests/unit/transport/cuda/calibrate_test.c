@@ -97,6 +97,10 @@ static void measured_once_per_shape(void **state)
 	rig_engine_end(&b);
 	rig_engine_end(&c);
 	assert_int_equal(R.copier->staging_bytes, 0);
+	copier_destroy(R.copier); /* with the last engine; the next one knows */
+	assert_int_equal(copier_create(R.gpu, &R.copier, NULL), 0);
+	assert_int_equal(R.copier->nshapes, 2);
+	assert_true(R.copier->shape[0].calibrated && R.copier->shape[1].calibrated);
 	rig_close(&R, true);
 }
 
