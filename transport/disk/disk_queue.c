@@ -152,6 +152,21 @@ static bool data(enum disk_op op)
 	return op == DISK_READ || op == DISK_WRITE;
 }
 
+/* Where the device's queue takes more than a sub-IO, neighbours handed over together become one large request, and fewer, larger
+ * requests are slower (0.92 for 8 of 4 MiB against 32 of 1 MiB, fio as well as ours): two reads take turns. */
+static void take_turns(struct disk *d, struct disk_queue *q)
+{
+	struct disk_io *first = q->head, *second = first->next;
+
+	if (!second || first->op != DISK_READ || d->facts.max_io_bytes < 2 * d->sub_bytes)
+		return;
+	first->next = second->next;
+	second->next = first;
+	q->head = second;
+	if (!first->next)
+		q->tail = &first->next;
+}
+
 /* One sub-IO of the request at the head of a queue. False: not now. */
 static bool make_from(struct disk *d, int which)
 {
@@ -174,6 +189,8 @@ static bool make_from(struct disk *d, int which)
 	}
 	if (io->issued == io->bytes)
 		pop(&d->q[which]);
+	else
+		take_turns(d, &d->q[which]);
 	return true;
 }
 
@@ -319,15 +336,23 @@ static struct disk_queue *queue_of(struct disk *d, const struct disk_io *io)
 	}
 }
 
-/* What was not started of a failed request never will be. Only the head of a queue can be half started. */
+/* What was not started of a failed request never will be. Half started can be the first two of a queue. */
 static void fail_request(struct disk *d, struct disk_io *io, int err)
 {
 	struct disk_queue *q = queue_of(d, io);
 
 	if (!io->result)
 		io->result = err;
-	if (q->head == io && io->issued < io->bytes)
-		pop(q);
+	if (io->issued < io->bytes) {
+		if (q->head != io) { /* the second, then */
+			check(q->head && q->head->next == io);
+			q->head->next = io->next;
+			if (!io->next)
+				q->tail = &q->head->next;
+		} else {
+			pop(q);
+		}
+	}
 	io->issued = io->bytes;
 }
 

@@ -26,6 +26,41 @@ static void the_first_error_ends_a_request_and_starts_no_more_of_it(void **state
 	assert_int_equal(stats_of(r).write_bytes, MIB);
 }
 
+/* Neighbours that a device's queue would join are not handed over together; where it cannot join them, order is kept. */
+static void two_reads_take_turns(void **state)
+{
+	struct rig *r = *state;
+	struct req a = {0}, b = {0}, c = {0};
+
+	r->conf.window_bytes = 4 * MIB;
+	start(r);
+	put(r, &a, DISK_READ, 0, 32 * MIB);
+	put(r, &b, DISK_READ, 64 * MIB, 32 * MIB);
+	put(r, &c, DISK_READ, 128 * MIB, MIB);
+	disk_run(r->d, 0);
+	assert_int_equal(r->f.n, 4);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_ptr_equal(r->f.held[i]->io, i % 2 ? &b.io : &a.io);
+	fake_end(&r->f, 1, -EIO); /* b is the second in the queue, and half started */
+	disk_run(r->d, 0);
+	fake_end(&r->f, 0, -EIO); /* a is the first */
+	disk_run(r->d, 0);
+	finish_all(r);
+	assert_int_equal(a.done + b.done + c.done, 3);
+	assert_int_equal(a.io.result, -EIO);
+	assert_int_equal(b.io.result, -EIO);
+	assert_int_equal(c.io.result, 0);
+	disk_close(r->d, 0);
+	r->facts.max_io_bytes = MIB;
+	start(r);
+	put(r, &a, DISK_READ, 0, 3 * MIB);
+	put(r, &b, DISK_READ, 64 * MIB, MIB);
+	disk_run(r->d, 0);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_ptr_equal(r->f.held[i]->io, &a.io);
+	finish_all(r);
+}
+
 static void a_short_read_is_continued(void **state)
 {
 	struct rig *r = *state;
@@ -252,6 +287,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(the_first_error_ends_a_request_and_starts_no_more_of_it),
+		T(two_reads_take_turns),
 		T(a_short_read_is_continued),
 		T(nothing_again_and_again_is_an_error),
 		T(what_the_kernel_asks_to_repeat_is_repeated_with_pauses),
